@@ -1,0 +1,1 @@
+"""One module per algorithm; see `base.Anonymizer`."""

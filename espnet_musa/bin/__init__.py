@@ -1,0 +1,1 @@
+"""One module per verb: `python -m espnet_musa.bin.<verb>`."""

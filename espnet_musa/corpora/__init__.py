@@ -1,0 +1,1 @@
+"""Corpus preparers: `prepare(out, ...) -> names of the sets written`."""

@@ -1,0 +1,1 @@
+"""Kaldi data directories, tables, trials and audio; imports no torch."""

@@ -1,0 +1,101 @@
+"""One way of saying what is wrong: file, line, utterance, cause, expectation, remedy.
+
+`UserError` is for everything a user can cause or cure (input, configuration, environment); a verb prints its
+message and exits with code 2. Any other exception is a defect of ours and keeps its traceback (exit code 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+SHOWN = 5  # problems printed before "... and N more"
+
+
+def describe(
+    message: str,
+    *,
+    path: str | Path | None = None,
+    line: int | None = None,
+    utt: str | None = None,
+    expected: str | None = None,
+    hint: str | None = None,
+) -> str:
+    """Render `path:line: utt 'x': message; expected ...; hint: ...` with the absent parts left out."""
+    where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+    who = "" if utt is None else f"utt '{utt}': "
+    want = "" if expected is None else f"; expected {expected}"
+    remedy = "" if hint is None else f"; hint: {hint}"
+    return f"{where}{who}{message}{want}{remedy}"
+
+
+class UserError(Exception):
+    """Bad input, configuration or environment: one clear message, exit code 2."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | Path | None = None,
+        line: int | None = None,
+        utt: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(describe(message, path=path, line=line, utt=utt, expected=expected, hint=hint))
+
+
+class Problems:
+    """Collects what is wrong, so that a user sees all of it at once instead of one error a run.
+
+    Args:
+        limit: stop collecting texts after this many (the count goes on).
+    """
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.texts: list[str] = []
+        self.count = 0
+        self._limit = limit
+
+    def add(
+        self,
+        message: str,
+        *,
+        path: str | Path | None = None,
+        line: int | None = None,
+        utt: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Record one problem; the arguments are those of `UserError`."""
+        self.count += 1
+        if len(self.texts) < self._limit:
+            self.texts.append(describe(message, path=path, line=line, utt=utt, expected=expected, hint=hint))
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def raise_if_any(self) -> None:
+        """Raise one `UserError` with the first five problems and the total.
+
+        Raises:
+            UserError: if anything was added.
+        """
+        if not self.count:
+            return
+        lines = self.texts[:SHOWN]
+        if self.count > SHOWN:
+            lines.append(f"... and {self.count - SHOWN} more ({self.count} problems in all)")
+        raise UserError("\n".join(lines))
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Text to append to "unknown ...": the nearest known name, or the list of them.
+
+    Returns:
+        `; did you mean 'x'?` or `; known: a, b, c`.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}"

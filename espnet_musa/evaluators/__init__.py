@@ -1,0 +1,1 @@
+"""Scorers: two data directories in, metrics out."""

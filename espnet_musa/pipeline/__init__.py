@@ -1,0 +1,1 @@
+"""The loops: sharding, resume, publishing, progress."""

@@ -1,0 +1,43 @@
+"""Every plug-in by name: literal tables `name -> "module:Class"`, imported only when asked for.
+
+Adding one means a module, a line here, a YAML and a test; `tests/test_consistency.py` holds that.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .errors import UserError, suggest
+
+ANONYMIZERS = {
+    "mcadams": "espnet_musa.anonymizers.mcadams:McAdams",
+    "dsp_f0": "espnet_musa.anonymizers.dsp_f0:DspF0",
+}
+TARGETS = {
+    "none": "espnet_musa.targets.policies:NoTarget",
+    "constant": "espnet_musa.targets.policies:Constant",
+    "uniform": "espnet_musa.targets.policies:Uniform",
+    "vpc2024_uniform": "espnet_musa.targets.policies:Vpc2024Uniform",
+}
+EVALUATORS = {
+    "asv": "espnet_musa.evaluators.asv:Asv",
+    "pitch": "espnet_musa.evaluators.pitch:Pitch",
+}
+CORPORA = {
+    "mini": "espnet_musa.corpora.mini:prepare",
+    "librispeech": "espnet_musa.corpora.librispeech:prepare",
+    "emodb": "espnet_musa.corpora.emodb:prepare",
+}
+
+
+def resolve(table: dict[str, str], kind: str, name: str) -> Any:
+    """Import and return the plug-in `name` of one of the tables above.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    if name not in table:
+        raise UserError(f"unknown {kind} '{name}'{suggest(name, table)}")
+    module, attribute = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)

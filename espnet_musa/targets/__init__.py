@@ -1,0 +1,1 @@
+"""Target policies: which pseudo-speaker or coefficient an utterance gets."""
