@@ -12,6 +12,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,24 +249,35 @@ def conf_file(recipe_dir: Path, kind: str, name: str) -> Path:
     raise UserError(f"no {kind.rstrip('s')} named '{name}'{suggest(name, set(known))}")
 
 
-def load_recipe(path: Path, sets: list[str] = ()) -> Recipe:
-    """The recipe of `path` over `conf/defaults.yaml`, with `--set` assignments over both.
-
-    An assignment whose first part is no field of `Recipe` goes to `overrides` (a system or an evaluator).
-    """
-    base, _ = load_yaml(ROOT / "conf" / "defaults.yaml")
-    data, lines = load_yaml(path)
-    data = merge(base, data)
+def _overrides(data: dict, sets: Iterable[str]) -> dict:
+    """`data` with `--set` assignments; one whose first part is no field of `Recipe` goes to `overrides`."""
     known = {f.name for f in dataclasses.fields(Recipe)}
     for text in sets:
         keys, value = assign(text)
-        keys = keys if keys[0] in known else ["overrides", *keys]
-        data = merge(data, nest(keys, value))
-    recipe = from_dict(Recipe, data, path, lines)
-    chosen = {*recipe.systems, *recipe.evaluators}
+        data = merge(data, nest(keys if keys[0] in known else ["overrides", *keys], value))
+    return data
+
+
+def with_sets(recipe: Recipe, sets: Iterable[str]) -> Recipe:
+    """`recipe` with `--set` assignments."""
+    return from_dict(Recipe, _overrides(to_dict(recipe), sets), Path("--set"), {})
+
+
+def load_recipe(path: Path, sets: Iterable[str] = ()) -> Recipe:
+    """The recipe of `path` over `conf/defaults.yaml`, with `--set` assignments over both.
+
+    Raises:
+        UserError: for an unknown key or system, or a wrong type.
+    """
+    base, _ = load_yaml(ROOT / "conf" / "defaults.yaml")
+    data, lines = load_yaml(path)
+    recipe = from_dict(Recipe, _overrides(merge(base, data), sets), path, lines)
+    named = {p.stem for d in ("systems", "evaluators") for p in (ROOT / "conf" / d).glob("*.yaml")}
+    named |= {*recipe.systems, *recipe.evaluators}
     for name in recipe.overrides:
-        if name not in chosen:
-            raise UserError(f"--set or overrides name '{name}'{suggest(name, known | chosen)}", path=path)
+        if name not in named:
+            fields = {f.name for f in dataclasses.fields(Recipe)}
+            raise UserError(f"nothing is named '{name}' to set{suggest(name, fields | named)}", path=path)
     return recipe
 
 

@@ -28,6 +28,7 @@ CORPORA = {
     "mini": "espnet_musa.corpora.mini:prepare",
     "librispeech": "espnet_musa.corpora.librispeech:prepare",
     "emodb": "espnet_musa.corpora.emodb:prepare",
+    "vpc_data": "espnet_musa.corpora.vpc_lists:prepare_vpc_data",
 }
 
 

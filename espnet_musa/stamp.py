@@ -37,13 +37,18 @@ def read(out: Path) -> dict[str, Any] | None:
         UserError: if there is a stamp that cannot be read.
     """
     try:
-        return json.loads((out / DONE).read_text(encoding="utf-8"))
+        return read_json(out / DONE)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise UserError(
             "damaged stamp", path=out / DONE, hint=f"remove {out} and run its stage again"
         ) from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that this package wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -107,7 +112,7 @@ def begin(out: Path, stage: str, fields: dict[str, Any], *, force: bool = False)
         )
     plan = partial / PLAN
     try:
-        resumable = json.loads(plan.read_text(encoding="utf-8")) == fields
+        resumable = read_json(plan) == fields
     except (FileNotFoundError, ValueError):
         resumable = False
     if not resumable:
@@ -132,7 +137,7 @@ def finish(out: Path, stage: str, *, counts: dict[str, int], seconds: float) -> 
         partial / DONE,
         {
             "stage": stage,
-            "fields": json.loads(plan.read_text(encoding="utf-8")),
+            "fields": read_json(plan),
             "counts": counts,
             "seconds": round(seconds, 1),
             "version": __version__,

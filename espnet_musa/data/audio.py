@@ -94,6 +94,22 @@ class AudioFile:
         self.close()
 
 
+class ArraySource:
+    """A waveform in memory with the interface of `AudioFile`.
+
+    Attributes:
+        frames: number of samples.
+        sample_rate: Hz.
+    """
+
+    def __init__(self, wav: np.ndarray, sample_rate: int) -> None:
+        self._wav, self.frames, self.sample_rate = wav, len(wav), sample_rate
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Samples [start, stop) as (stop - start,) float32."""
+        return self._wav[start:stop].astype(np.float32, copy=False)
+
+
 def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     """A whole mono recording as (T,) float32 and its rate in Hz.
 

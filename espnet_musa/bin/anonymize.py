@@ -1,0 +1,64 @@
+"""Anonymize a file, a folder, or (stage 5) the formatted sets of a recipe.
+
+python -m espnet_musa.bin.anonymize --system b2_mcadams in.wav out.wav
+python -m espnet_musa.bin.anonymize --system b2_mcadams folder/ anonymized/
+python -m espnet_musa.bin.anonymize --system b2_mcadams --config exp/recipe.yaml [--step ... --shard ... --sets ...]
+
+A file may have any format and rate that libsndfile reads; the output is 16 kHz mono 16-bit WAV. Files of a folder
+keep their relative names with the ending .wav; those already there are skipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import config
+from ..config import ROOT, Recipe
+from ..errors import UserError
+from ..pipeline.anonymize import Run
+from ..pipeline.files import anonymize_files
+from .common import load, recipe_parser, run_verb
+
+
+def main(argv: list[str]) -> None:
+    """Dispatch between files and a recipe."""
+    parser = recipe_parser(__doc__, sharded=True)
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="IN OUT", help="a file or a folder, and its output"
+    )
+    parser.add_argument("--system", required=True, help="name of a conf/systems/*.yaml")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--seed", type=int, default=0, help="for files; a recipe brings its own")
+    parser.add_argument("--channels", default="error", choices=("error", "first", "mean"), help="for files")
+    args = parser.parse_args(argv)
+    if args.paths:
+        if len(args.paths) != 2:
+            raise UserError(f"{len(args.paths)} paths given", expected="an input and an output")
+        recipe = Recipe(name="files", systems=(args.system,), evaluators=(), corpora={}, seed=args.seed)
+        recipe = config.with_sets(recipe, args.set)
+        system = config.load_system(recipe, args.system, ROOT)
+        anonymize_files(
+            args.system,
+            system,
+            *args.paths,
+            seed=args.seed,
+            device=args.device,
+            channels=args.channels,
+            force=args.force,
+        )
+        return
+    recipe, root = load(args)
+    run = Run(recipe, root, args.system, args.sets)
+    if run.system.lower_bound:
+        print(f"{args.system}: the original speech (lower bound); nothing to anonymize")
+        return
+    if args.step in ("plan", "all"):
+        run.plan(force=args.force)
+    if args.step in ("shard", "all"):
+        run.shard(args.shard, args.device)
+    if args.step in ("finish", "all"):
+        run.finish()
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,93 @@
+"""Before the stages: resolve the recipe, check it as a whole, and save it as exp/recipe.yaml for every verb.
+
+python -m espnet_musa.bin.plan --config conf/recipe.yaml --out exp/recipe.yaml [--set a.b=value] [-- --librispeech DIR]
+
+What stands behind `--` are options of the recipe: its YAML maps each to the setting that it changes. A relative path
+is taken from the directory that the user called from (environment variable CALLED_FROM).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+
+from .. import config, registry
+from ..config import Recipe
+from ..errors import UserError, suggest
+from ..pipeline.prepare import path_options
+from .common import recipe_parser, run_verb
+
+DRIVER = (
+    "stage",
+    "stop-stage",
+    "systems",
+    "evaluators",
+    "sets",
+    "nj",
+    "cmd",
+    "set",
+    "seed",
+    "force",
+    "device",
+    "config",
+)
+
+
+def option_sets(words: list[str], options: dict[str, str]) -> list[str]:
+    """`--librispeech DIR` as `corpora.librispeech.root=DIR`.
+
+    Args:
+        words: options of the recipe and their values, alternating.
+        options: the recipe's mapping from option to setting.
+
+    Raises:
+        UserError: for an unknown option, with the nearest known one.
+    """
+    known = {name.replace("_", "-"): path for name, path in options.items()}
+    out = []
+    for word, value in zip(words[::2], words[1::2], strict=True):
+        name = word.removeprefix("--").replace("_", "-")
+        if name not in known:
+            raise UserError(f"unknown option --{name}{suggest(name, {*known, *DRIVER})}")
+        keys = known[name].split(".")
+        if keys[0] == "corpora" and keys[2] in path_options(keys[1]):
+            value = os.path.normpath(Path(os.environ.get("CALLED_FROM", ".")).resolve() / value)
+        out.append(f"{known[name]}={yaml.safe_dump(value, default_style=chr(34)).strip()}")
+    return out
+
+
+def check(recipe: Recipe, root: Path) -> None:
+    """Load everything that the recipe names, so that a typing error shows before any work.
+
+    Raises:
+        UserError: for an unknown system, evaluator, training, plug-in or parameter.
+    """
+    for name in recipe.systems:
+        system = config.load_system(recipe, name, root)
+        if not system.lower_bound:
+            registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
+            registry.resolve(registry.TARGETS, "target policy", system.target.policy)(**system.target.params)
+    for name in recipe.evaluators:
+        evaluator = config.load_evaluator(recipe, name, root)
+        registry.resolve(registry.EVALUATORS, "evaluator", evaluator.evaluator)(**evaluator.params)
+        if evaluator.train is not None:
+            config.load_yaml(config.conf_file(root, "train", evaluator.train))
+
+
+def main(argv: list[str]) -> None:
+    """Resolve, check and save."""
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="effective recipe to write")
+    parser.add_argument("more", nargs="*", help="options of the recipe and their values")
+    args = parser.parse_args(argv)
+    options = config.load_recipe(args.config).options
+    recipe = config.load_recipe(args.config, [*option_sets(args.more, options), *args.set])
+    check(recipe, Path("."))
+    config.save(recipe, args.out)
+    print(" ".join(recipe.systems))
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,179 @@
+"""Stage 5, anonymize: a system and formatted sets -> anonymized sets, or nothing.
+
+Targets are planned for all sets before any audio is made. Each output is checked in an unnamed temporary file; only
+what passes gets a name below `exp/<system>/data`, so original speech cannot stand there at any instant.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .. import config, registry, seed, stamp
+from ..anonymizers.base import Anonymizer
+from ..config import Recipe, System
+from ..data.audio import SILENCE, AudioFile, to_int16, write_pcm
+from ..data.datadir import DataDir
+from ..errors import UserError
+from ..log import get_logger
+from .format import publish
+from .sharding import begun, choose_sets, missing, share, work
+
+log = get_logger(__name__)
+BLOCK = 1 << 19  # samples read at once from the temporary file
+COPY = 0.9999  # absolute correlation with the input from which an output counts as a copy of it
+PEAK = 32766 / 32768  # full scale of a peak-normalised output, as VoicePrivacy writes it
+
+
+class RejectedOutput(Exception):
+    """What an anonymizer returned must not be published."""
+
+
+def build(system: System, device: str = "cpu") -> Anonymizer:
+    """The anonymizer of a system, ready to convert.
+
+    Raises:
+        UserError: if the system has none (the lower bound), or its parameters are wrong.
+    """
+    if system.anonymizer is None:
+        raise UserError("this system is the original speech (lower bound); it anonymizes nothing")
+    anonymizer = registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
+    anonymizer.prepare(device)
+    return anonymizer
+
+
+def plan_targets(
+    recipe_seed: int, name: str, system: System, sets: list[DataDir]
+) -> dict[str, dict[str, Any]]:
+    """Targets of all utterances: set name -> utterance -> target."""
+    policy = registry.resolve(registry.TARGETS, "target policy", system.target.policy)(**system.target.params)
+    return policy.plan(sets, recipe_seed, name)
+
+
+def _spool(wavs: Iterable[np.ndarray], source: AudioFile, out: BinaryIO) -> float:
+    """Write float32 blocks to a temporary file and check them against the input; returns their absolute peak.
+
+    Raises:
+        RejectedOutput: for NaN, silence, a wrong length or (a scaled copy of) the input.
+    """
+    frames, peak = 0, 0.0
+    xx = yy = xy = 0.0
+    for wav in wavs:
+        if not np.isfinite(wav).all():
+            raise RejectedOutput(
+                f"sample {frames + int(np.flatnonzero(~np.isfinite(wav))[0])} is NaN or infinite"
+            )
+        out.write(np.ascontiguousarray(wav, dtype=np.float32).tobytes())
+        original = source.read(min(frames, source.frames), min(frames + len(wav), source.frames)).astype(
+            np.float64
+        )
+        made = wav[: len(original)].astype(np.float64)
+        xx, yy, xy = xx + original @ original, yy + made @ made, xy + original @ made
+        frames, peak = frames + len(wav), max(peak, float(np.abs(wav).max(initial=0.0)))
+    allowed = max(0.05 * source.frames, 0.05 * source.sample_rate)
+    if abs(frames - source.frames) > allowed:
+        raise RejectedOutput(f"{frames} samples made from {source.frames}; expected within {allowed:.0f}")
+    if peak < SILENCE:
+        raise RejectedOutput(f"silent (peak {peak:.1e})")
+    if xx > 0 and yy > 0 and abs(xy) >= COPY * np.sqrt(xx * yy):
+        raise RejectedOutput("a copy of the input (up to its level)")
+    return peak
+
+
+def _read_back(spool: BinaryIO, gain: float, truncate: bool) -> Iterator[np.ndarray]:
+    spool.seek(0)
+    while raw := spool.read(4 * BLOCK):
+        yield to_int16(np.frombuffer(raw, dtype=np.float32).astype(np.float64) * gain, truncate=truncate)
+
+
+def convert(
+    anonymizer: Anonymizer, source: AudioFile, out: Path, target: Any, rng: np.random.Generator
+) -> None:
+    """Anonymize one recording of any length into a 16-bit WAV file; memory does not grow with it.
+
+    Args:
+        anonymizer: ready to convert.
+        source: 16 kHz mono recording.
+        out: file to make; it appears whole and checked, or not at all.
+        target: of the utterance.
+        rng: of the utterance.
+
+    Raises:
+        RejectedOutput: if the output is not an anonymized version of the input (see `_spool`).
+    """
+    with tempfile.SpooledTemporaryFile(max_size=1 << 24) as spool:
+        peak = _spool(anonymizer.convert_stream(source, target, rng), source, spool)
+        normalize = anonymizer.peak_normalize
+        gain = PEAK / peak if normalize else min(1.0, PEAK / peak)  # never clip
+        write_pcm(out, _read_back(spool, gain, truncate=normalize), source.sample_rate)
+
+
+class Run:
+    """One system over the sets of a recipe."""
+
+    def __init__(self, recipe: Recipe, root: Path, system_name: str, names: str = "") -> None:
+        self.recipe, self.name = recipe, system_name
+        self.system = config.load_system(recipe, system_name, root)
+        self.base = root / "exp" / system_name / "data"
+        paths = choose_sets(root / "dump", recipe.anonymize_roles, names, "format")
+        self.sets = [DataDir.read(path, "audio") for path in paths]
+
+    def plan(self, *, force: bool) -> None:
+        """Plan all targets, then begin every set that is not up to date."""
+        build(self.system)
+        targets = plan_targets(self.recipe.seed, self.name, self.system, self.sets)
+        for data in self.sets:
+            fields = {
+                "system": config.digest(config.to_dict(self.system)),
+                "seed": self.recipe.seed,
+                "input": data.fingerprint,
+                "targets": config.digest(targets[data.name]),
+            }
+            partial = stamp.begin(self.base / data.name, "anonymize", fields, force=force)
+            if partial is None:
+                log.info("anonymize: %s/%s is up to date", self.name, data.name)
+                continue
+            (partial / "wav").mkdir(exist_ok=True)
+            (partial / ".begun").touch()
+            stamp.write_json(partial / ".targets.json", targets[data.name])
+        config.save(self.system, self.base.parent / "system.yaml")
+
+    def shard(self, part: tuple[int, int], device: str) -> None:
+        """Convert this job's share of the utterances."""
+        todo = [data for data in self.sets if begun([self.base / data.name])]
+        if not todo:
+            return
+        anonymizer, jobs = build(self.system, device), []
+        for data in todo:
+            partial = stamp.partial_of(self.base / data.name)
+            targets = stamp.read_json(partial / ".targets.json")
+            for utt in data.utts:
+                file = partial / "wav" / f"{utt}.wav"
+                jobs.append((file, utt, self._job(anonymizer, data, utt, file, targets[utt])))
+        work(share(jobs, part), f"anonymize {self.name}")
+
+    def _job(
+        self, anonymizer: Anonymizer, data: DataDir, utt: str, file: Path, target: Any
+    ) -> Callable[[], None]:
+        def make() -> None:
+            rng = seed.generator(self.recipe.seed, self.name, utt, "convert")
+            with AudioFile(data.audio_path(utt)) as source:
+                convert(anonymizer, source, file, target, rng)
+
+        return make
+
+    def finish(self) -> None:
+        """Check and publish every set that was begun."""
+        for data in self.sets:
+            out = self.base / data.name
+            if not begun([out]):
+                continue
+            partial = stamp.partial_of(out)
+            missing(partial, data.utts)
+            tables = {k: v for k, v in data.tables.items() if k not in ("wav.scp", "utt2dur", "spk2utt")}
+            tables["utt2target"] = stamp.read_json(partial / ".targets.json")
+            publish(partial, out, tables, data, started=partial / ".begun", stage="anonymize")

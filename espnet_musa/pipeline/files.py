@@ -1,0 +1,100 @@
+"""Anonymizing plain files and folders, without a recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import soundfile as sf
+
+from .. import seed as seeds
+from ..config import FormatConfig, System
+from ..data.audio import AudioFile
+from ..data.datadir import DataDir, Meta
+from ..errors import UserError
+from ..log import get_logger
+from . import format as formatting
+from .anonymize import build, convert, plan_targets
+from .sharding import work
+
+log = get_logger(__name__)
+ENDINGS = {f".{name.lower()}" for name in sf.available_formats()} | {".aif", ".opus", ".oga"}
+
+
+def pairs(source: Path, out: Path) -> dict[str, tuple[Path, Path]]:
+    """Files to make: identity (relative name) -> (input, output).
+
+    Raises:
+        UserError: if there is no input, an output would overwrite an input, or two inputs share an output.
+    """
+    if source.is_file():
+        target = out / f"{source.stem}.wav" if out.is_dir() else out
+        found = {source.name: (source, target)}
+    elif source.is_dir():
+        files = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in ENDINGS)
+        found = {
+            p.relative_to(source).as_posix(): (p, (out / p.relative_to(source)).with_suffix(".wav"))
+            for p in files
+        }
+    else:
+        raise UserError("no such file or folder", path=source)
+    if not found:
+        raise UserError("no audio files", path=source, expected=", ".join(sorted(ENDINGS)))
+    outputs: dict[Path, Path] = {}
+    for given, made in found.values():
+        if made.suffix.lower() != ".wav":
+            raise UserError("the output is a WAV file", path=made, expected="a name that ends in .wav")
+        if made.resolve() == given.resolve() or (source.is_dir() and out.resolve() == source.resolve()):
+            raise UserError("the output would lie over its input", path=made, hint="name another place")
+        if made in outputs:
+            raise UserError(f"both {outputs[made]} and {given} would become this file", path=made)
+        outputs[made] = given
+    return found
+
+
+def anonymize_files(
+    name: str, system: System, source: Path, out: Path, *, seed: int, device: str, channels: str, force: bool
+) -> None:
+    """Anonymize a file or a folder.
+
+    Args:
+        name: of the system (a key of its random draws).
+        system: its configuration.
+        source: a file or a folder (searched below).
+        out: the file or folder to make.
+        seed: same seed, same bytes.
+        device: for neural systems.
+        channels: several channels: `error`, `first` or `mean`.
+        force: make files anew that are there.
+
+    Raises:
+        UserError: for bad input; names the files.
+    """
+    found = pairs(source, out)
+    table = dict.fromkeys(found, "unknown")
+    targets = plan_targets(
+        seed, name, system, [DataDir(Path("files"), {"utt2spk": table, "wav.scp": table}, Meta())]
+    )
+    anonymizer = build(system, device)
+    settings = replace(FormatConfig(), channels=channels, min_rate=8000)
+
+    def job(identity: str, given: Path, made: Path):
+        def make() -> None:
+            made.parent.mkdir(parents=True, exist_ok=True)
+            rng = seeds.generator(seed, name, identity, "convert")
+            with tempfile.TemporaryDirectory() as scratch:
+                formatted = Path(scratch) / "input.wav"
+                with formatting.open_recording(str(given), settings) as recording:
+                    formatting.convert(recording, formatted, settings, None, str(given))
+                with AudioFile(formatted) as wav:
+                    convert(anonymizer, wav, made, targets["files"][identity], rng)
+
+        return make
+
+    if force:
+        for _, made in found.values():
+            made.unlink(missing_ok=True)
+    elif all(made.exists() for _, made in found.values()):
+        log.info("%s is there already (--force true makes it anew)", out)
+    work([(made, identity, job(identity, given, made)) for identity, (given, made) in found.items()], name)

@@ -1,0 +1,98 @@
+"""Stage 1, data: corpora -> data/<set>, each set published whole."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from .. import registry, stamp
+from ..config import Recipe
+from ..data.datadir import DataDir
+from ..errors import UserError, suggest
+from ..log import get_logger
+
+log = get_logger(__name__)
+
+
+def chosen(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Corpora of the recipe that are to be prepared: those whose `root` is given, or that need none.
+
+    Raises:
+        UserError: for an unknown corpus or option, or if no corpus is left.
+    """
+    out, wanted = {}, []
+    for name, options in recipe.corpora.items():
+        accepted = inspect.signature(registry.resolve(registry.CORPORA, "corpus", name)).parameters
+        known = set(accepted) - {"out", "audio", "jobs", "seed"}
+        for option in options:
+            if option not in known:
+                raise UserError(f"corpus '{name}' has no option '{option}'{suggest(option, known)}")
+        if "root" in known and options.get("root") is None:
+            wanted.append(next((o for o, p in recipe.options.items() if p == f"corpora.{name}.root"), name))
+        else:
+            out[name] = {k: v for k, v in options.items() if v is not None}
+    if not out:
+        raise UserError("no corpus is given", hint="one of " + ", ".join(f"--{o} DIR" for o in wanted))
+    return out
+
+
+def prepare(recipe: Recipe, root: Path, *, jobs: int, force: bool) -> None:
+    """Prepare every chosen corpus that is not up to date.
+
+    Args:
+        recipe: names the corpora and their options.
+        root: the recipe's directory.
+        jobs: processes, for preparers that generate audio.
+        force: replace sets that were made from something else.
+    """
+    for name, options in chosen(recipe).items():
+        _prepare_corpus(recipe, root, name, options, jobs, force)
+
+
+def _prepare_corpus(recipe: Recipe, root: Path, name: str, options: dict, jobs: int, force: bool) -> None:
+    function = registry.resolve(registry.CORPORA, "corpus", name)
+    accepted = inspect.signature(function).parameters
+    options = {k: Path(v) if k in path_options(name) else v for k, v in options.items()}
+    lent = {"audio": root / "downloads" / name, "seed": recipe.seed, "jobs": jobs}
+    fields = {"corpus": name, "options": {k: str(v) for k, v in options.items()}, "seed": recipe.seed}
+    marker = root / "data" / f".{name}.json"
+    before: list[str] = []
+    if marker.is_file():
+        done = stamp.read_json(marker)
+        before = done["sets"]
+        if done["fields"] == fields and all(stamp.read(root / "data" / s) for s in before) and not force:
+            log.info("data: %s is up to date (%s)", name, ", ".join(done["sets"]))
+            return
+    started = time.monotonic()
+    scratch = root / "data" / f".{name}.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    sets = function(scratch, **options, **{k: v for k, v in lent.items() if k in accepted})
+    for one in sets:
+        data = DataDir.read(scratch / one, "source")
+        out = root / "data" / one
+        content = {**fields, "content": data.fingerprint}
+        partial = stamp.begin(out, "data", content, force=force)
+        if partial is not None:
+            plan = (partial / stamp.PLAN).read_bytes()
+            shutil.rmtree(partial)
+            (scratch / one / stamp.PLAN).write_bytes(plan)
+            (scratch / one).rename(partial)
+            stamp.finish(
+                out, "data", counts={"utterances": len(data.utts)}, seconds=time.monotonic() - started
+            )
+        log.info("data: %s, %s, %d utterances", one, data.meta.role, len(data.utts))
+    for gone in sorted({*before} - {*sets}):
+        shutil.rmtree(root / "data" / gone)
+        log.info("data: %s is no longer part of corpus %s: removed", gone, name)
+    stamp.write_json(marker, {"fields": fields, "sets": sets})
+    shutil.rmtree(scratch)
+
+
+def path_options(corpus: str) -> set[str]:
+    """Options of a corpus that are paths."""
+    parameters = inspect.signature(registry.resolve(registry.CORPORA, "corpus", corpus)).parameters
+    return {k for k, p in parameters.items() if "Path" in str(p.annotation)} - {"out", "audio"}

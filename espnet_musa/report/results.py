@@ -1,0 +1,175 @@
+"""`results.json`: every number of a recipe with what it was measured on and with, and nothing that changes by itself.
+
+No time, host, user or path is in it, so the same scores give the same bytes, and `RESULTS.md` (a pure function of it)
+can be checked against it at any later commit. `commit` is that of the code that made the file; files that the report
+itself writes do not count as changes, else a second run would call its own first run a modification.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, config, registry, stamp
+from ..config import ROOT, Recipe
+from ..data.datadir import DataDir, list_sets
+from ..errors import Problems, UserError
+from ..evaluators.base import Metric
+
+PACKAGES = ("matplotlib", "numba", "numpy", "pyworld", "resemblyzer", "scipy", "soundfile", "speechbrain", "torch")
+OWN = (":(exclude,glob)egs/*/RESULTS.md", ":(exclude,glob)egs/*/results.json")
+
+
+def commit(root: Path = ROOT) -> str:
+    """The version-control state of the code: tag or commit, `-dirty` if a tracked file differs; "unknown" without git."""
+    if not (root / ".git").exists():  # an installed copy may lie inside another project's repository
+        return "unknown"
+    git = ["git", "-C", str(root)]
+    try:
+        name = subprocess.run(
+            [*git, "describe", "--always", "--abbrev=12"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *OWN],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name}-dirty" if changed else name
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on (those installed)."""
+    found = {"espnet_musa": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
+    """Gather the metrics of all systems and evaluators of a recipe.
+
+    Args:
+        recipe: names the systems and evaluators; their order is the order of the tables.
+        recipe_dir: holds `dump/` and `exp/`.
+
+    Returns:
+        what `results.json` holds: recipe, seed, commit, versions, systems, evaluators, sets, metrics.
+
+    Raises:
+        UserError: naming every score that is missing and the stage that makes it.
+    """
+    metrics: list[dict[str, Any]] = []
+    systems, evaluators = [], []
+    settings = {name: config.load_evaluator(recipe, name, recipe_dir) for name in recipe.evaluators}
+    kinds = {
+        name: registry.resolve(registry.EVALUATORS, "evaluator", one.evaluator).kind
+        for name, one in settings.items()
+    }
+    problems = Problems()
+    for name in recipe.systems:
+        system = config.load_system(recipe, name, recipe_dir)
+        systems.append(
+            {
+                "name": name,
+                "description": system.description,
+                "reference": system.reference,
+                "lower_bound": system.lower_bound,
+                "config_hash": config.digest(config.to_dict(system)),
+            }
+        )
+        for evaluator in recipe.evaluators:
+            if not (system.lower_bound and kinds[evaluator] == "paired"):  # nothing to compare originals with
+                metrics += _read(recipe_dir, name, evaluator, problems)
+    problems.raise_if_any()
+    for name, one in settings.items():
+        evaluators.append({"name": name, "description": one.description, "kind": kinds[name]})
+    sets = [_describe(DataDir.read(path)) for path in list_sets(recipe_dir / "dump")]
+    if not sets:
+        raise UserError("no formatted sets", path=recipe_dir / "dump", hint="run stage 'format' first")
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "commit": commit(),
+        "versions": versions(),
+        "systems": systems,
+        "evaluators": evaluators,
+        "sets": sets,
+        "metrics": metrics + _means(metrics, {s["name"]: s["corpus"] for s in sets}),
+    }
+
+
+def _read(recipe_dir: Path, system: str, evaluator: str, problems: Problems) -> list[dict[str, Any]]:
+    """The flattened metrics of one system and evaluator; a missing or foreign file is a problem."""
+    place = recipe_dir / "exp" / system / "score" / evaluator
+    try:
+        stamp.require(place, "score")
+    except UserError:
+        problems.add(
+            f"system '{system}' is not scored by '{evaluator}'", path=place,
+            hint=f"run stage 'score': ./run.sh --stage score --systems {system}",
+        )  # fmt: skip
+        return []
+    try:
+        data = stamp.read_json(place / "metrics.json")
+        found = [Metric.from_dict(values) for values in data["metrics"]]
+        named = (data["system"], data["evaluator"])
+    except (OSError, ValueError, KeyError, TypeError):
+        problems.add("missing or damaged", path=place / "metrics.json", hint="run stage 'score' with --force true")
+        return []
+    if named != (system, evaluator):
+        problems.add(f"is about {named}", path=place / "metrics.json", expected=f"{(system, evaluator)}")
+    return [{"system": system, "evaluator": evaluator, **metric.to_dict(), "parts": []} for metric in found]
+
+
+def _means(metrics: list[dict[str, Any]], corpus: dict[str, str]) -> list[dict[str, Any]]:
+    """Means of the genders where they are sets of their own, as VoicePrivacy's trial lists are.
+
+    A mean is made where, in one corpus and split, exactly one set has a metric of group "f" only and exactly one has
+    it of group "m" only. `parts` names the two sets.
+    """
+    from ..evaluators.asv import mean_of  # imports torch, which reading results.json alone must not
+
+    def key(m: dict[str, Any]) -> tuple[str, ...]:
+        return (*(m[k] for k in ("system", "evaluator", "name", "condition", "split")), corpus.get(m["set"], ""))
+
+    both = {(key(m), m["set"]) for m in metrics if m["group"] == "avg"}
+    single = [m for m in metrics if m["group"] in ("f", "m") and (key(m), m["set"]) not in both]
+    means = []
+    for _, group in itertools.groupby(sorted(single, key=key), key=key):
+        found = sorted(group, key=lambda m: m["group"])
+        if [m["group"] for m in found] != ["f", "m"] or found[0]["set"] == found[1]["set"]:
+            continue
+        f, m = ({f.name: one[f.name] for f in dataclasses.fields(Metric)} for one in found)
+        mean = mean_of(Metric.from_dict(f), Metric.from_dict(m)).to_dict()
+        parts = [one["set"] for one in found]
+        named = {"system": found[0]["system"], "evaluator": found[0]["evaluator"]}
+        means.append({**named, **mean, "set": " + ".join(parts), "parts": parts})
+    return means
+
+
+def _describe(data: DataDir) -> dict[str, Any]:
+    """What the data table says about a set."""
+    genders = data.tables.get("spk2gender", {})
+    speakers = set(data.table("utt2spk").values())
+    seconds = sum(data.tables.get("utt2dur", {}).values())
+    return {
+        "name": data.name,
+        "corpus": data.meta.corpus,
+        "role": data.meta.role,
+        "split": data.meta.split,
+        "speakers": len(speakers),
+        "female": sum(genders.get(s) == "f" for s in speakers),
+        "male": sum(genders.get(s) == "m" for s in speakers),
+        "utterances": len(data.utts),
+        "hours": round(seconds / 3600, 6),
+        "languages": sorted(set(data.tables.get("utt2lang", {}).values())),
+    }

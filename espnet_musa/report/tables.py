@@ -1,0 +1,281 @@
+"""The tables of the report as plain data, from `results.json` alone; Markdown, terminal and HTML only draw them.
+
+A number is turned into text by `show` and nowhere else, so it reads the same wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Metrics = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a metric is named and written."""
+
+    label: str
+    decimals: int
+    privacy: bool = False  # measures privacy; else utility
+    best: float | None = None  # value at which a bar is full: chance for an error rate
+
+
+KINDS = {
+    "eer": Kind("EER", 1, privacy=True, best=50.0),
+    "pitch_correlation": Kind("pitch correlation", 2, best=1.0),
+}
+ATTACKERS = {
+    "oo": ("unprotected (OO)", "original enrolment, original trials: no anonymization, the lower bound of privacy"),
+    "oa": (
+        "ignorant (OA)",
+        "original enrolment, anonymized trials: the attacker does not know that the trials are anonymized",
+    ),
+    "aa": (
+        "lazy-informed (AA)",
+        "anonymized enrolment, anonymized trials: the attacker anonymizes the enrolment with the same system, but "
+        "recognizes speakers with a model trained on original speech",
+    ),
+}
+MORE_PRIVACY = (
+    "The equal error rate (EER) is the attacker's error: higher means more privacy, 50 % is guessing, 0 % means that "
+    "every speaker is recognized."
+)
+LOWER_BOUND = "original speech: lower bound of privacy, not anonymized"
+INTERVALS = "Square brackets hold 95 % confidence intervals (bootstrap over speakers)."
+MEANS = "Rates are plain means of female and male where both were measured; a sex in parentheses was measured alone."
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    keys: tuple[str, ...]
+    cells: list[str]
+    shares: list[float | None] = field(default_factory=list)  # in [0, 1], length of a bar under a number
+    lower_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Row labels, columns and cells, all of it text.
+
+    Attributes:
+        keys: (K,) headings of the row labels.
+        columns: (C,) headings, each of one or more levels.
+        rows: of K labels and C cells.
+        numeric: whether the cells are numbers (aligned to the right).
+    """
+
+    keys: tuple[str, ...]
+    columns: list[tuple[str, ...]]
+    rows: list[Row]
+    numeric: bool = True
+
+
+def kind(name: str) -> Kind:
+    """How to write a metric; one that is not known here keeps its name and gets two decimals."""
+    return KINDS.get(name, Kind(name.replace("_", " "), 2))
+
+
+def show(metric: dict[str, Any]) -> str:
+    """A measured value as text: `12.3`, or `12.3 [10.1, 14.2]` with its interval."""
+    digits = kind(metric["name"]).decimals
+    value, low, high = (
+        None if metric[k] is None else f"{round(metric[k], digits) + 0.0:.{digits}f}" for k in ("value", "low", "high")
+    )  # + 0.0 turns -0.0 into 0.0
+    return value if low is None or high is None else f"{value} [{low}, {high}]"
+
+
+def duration(hours: float) -> str:
+    """Hours as `1:02:05`: readable for ten seconds and for a thousand hours."""
+    seconds = round(hours * 3600)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def label(metric: dict[str, Any]) -> str:
+    """`EER %`, `pitch correlation`."""
+    return f"{kind(metric['name']).label} {metric['unit']}".strip()
+
+
+def shown(results: dict[str, Any]) -> Metrics:
+    """All metrics but repetitions: unprotected speech is the same for every system, so its row has it alone."""
+    bound = {s["name"] for s in results["systems"] if s["lower_bound"]}
+    return [m for m in results["metrics"] if m["condition"] != "oo" or not bound or m["system"] in bound]
+
+
+def headline(results: dict[str, Any], privacy: bool) -> Metrics:
+    """One metric for each system, evaluator, set and condition: the mean of the genders, else all, else the only one.
+
+    Sets that were averaged (`parts`) are represented by their mean.
+    """
+    found = [m for m in shown(results) if kind(m["name"]).privacy == privacy]
+    averaged = {(m["evaluator"], m["name"], part) for m in found for part in m["parts"]}
+    rank = {"avg": 0, "all": 1}
+    best: dict[tuple, dict[str, Any]] = {}
+    for m in found:
+        if (m["evaluator"], m["name"], m["set"]) in averaged:
+            continue
+        key = tuple(m[k] for k in ("system", "evaluator", "name", "set", "condition"))
+        if key not in best or rank.get(m["group"], 2) < rank.get(best[key]["group"], 2):
+            best[key] = m
+    return list(best.values())
+
+
+def _order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
+    """Sort key of rows and columns: as the recipe lists systems and evaluators."""
+    systems = [s["name"] for s in results["systems"]]
+    evaluators = [e["name"] for e in results["evaluators"]]
+    groups = ("avg", "all", "f", "m", "x")
+
+    def key(m: dict[str, Any]) -> tuple:
+        group = groups.index(m["group"]) if m["group"] in groups else len(groups)
+        return (
+            m["split"], m["set"], systems.index(m["system"]), evaluators.index(m["evaluator"]), m["name"],
+            list(ATTACKERS).index(m["condition"]) if m["condition"] in ATTACKERS else -1, group,
+        )  # fmt: skip
+
+    return key
+
+
+def _pivot(
+    results: dict[str, Any], metrics: Metrics, rows: Iterable[str], columns: Iterable[str], *, alone: bool = True
+) -> Table:
+    """Spread metrics over a table; cells that nobody measured hold a dash.
+
+    Args:
+        results: gives the order and the lower bound.
+        metrics: at most one for each row and column.
+        rows: fields that label a row; `set` is left out where every split has one set only.
+        columns: fields that label a column, one level each; a level that is empty throughout is left out.
+        alone: mark a value of one sex.
+    """
+    order = _order(results)
+    metrics = sorted(metrics, key=order)
+    if len({m["set"] for m in metrics}) == len({m["split"] for m in metrics}):
+        rows = [k for k in rows if k != "set"]
+    columns = [c for c in columns if any(_level(m, c) for m in metrics)]
+    bound = {s["name"] for s in results["systems"] if s["lower_bound"]}
+    by_column = sorted(metrics, key=lambda m: order(m)[3:])
+    heads = list(dict.fromkeys(tuple(_level(m, c) for c in columns) for m in by_column))
+    lines: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, Any]]] = {}
+    for m in metrics:
+        lines.setdefault(tuple(_level(m, k) for k in rows), {})[tuple(_level(m, c) for c in columns)] = m
+    out = []
+    for keys, found in lines.items():
+        cells, shares = [], []
+        for head in heads:
+            m = found.get(head)
+            single = f" ({m['group']})" if m and alone and m["group"] in ("f", "m") else ""
+            cells.append(NONE if m is None else show(m) + single)
+            shares.append(None if m is None else _share(m))
+        out.append(Row(keys, cells, shares, next(iter(found.values()))["system"] in bound))
+    return Table(tuple("attacker" if k == "condition" else k for k in rows), heads, out)
+
+
+def _share(metric: dict[str, Any]) -> float | None:
+    best = kind(metric["name"]).best
+    return None if best is None else min(1.0, max(0.0, metric["value"] / best))
+
+
+def _level(metric: dict[str, Any], name: str) -> str:
+    """Text of a row label or of a heading's level."""
+    if name == "condition":
+        return ATTACKERS[metric["condition"]][0] if metric["condition"] in ATTACKERS else metric["condition"]
+    if name == "group":
+        return {"f": "female", "m": "male", "all": "pooled", "avg": "mean", "x": "cross"}.get(metric["group"], "")
+    return label(metric) if name == "name" else metric[name]
+
+
+def privacy(results: dict[str, Any]) -> Table:
+    """Systems against evaluators and attackers."""
+    return _pivot(results, headline(results, True), ("split", "set", "system"), ("evaluator", "name", "condition"))
+
+
+def privacy_lines(results: dict[str, Any]) -> Table:
+    """The privacy table with a line for each attacker: narrow enough for a terminal."""
+    return _pivot(results, headline(results, True), ("split", "set", "system", "condition"), ("evaluator", "name"))
+
+
+def utility(results: dict[str, Any]) -> Table:
+    """Systems against what they keep of the speech."""
+    return _pivot(results, headline(results, False), ("split", "set", "system"), ("evaluator", "name"))
+
+
+def genders(results: dict[str, Any]) -> Table:
+    """Every metric of a single sex."""
+    found = [m for m in shown(results) if m["group"] in ("f", "m")]
+    return _pivot(
+        results, found, ("split", "set", "system", "condition"), ("evaluator", "name", "group"), alone=False
+    )
+
+
+def everything(results: dict[str, Any]) -> Table:
+    """Every measurement with its counts and notes."""
+    keys = ("set", "system", "evaluator", "condition", "name", "group")
+    rows = []
+    for m in sorted(shown(results), key=_order(results)):
+        counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in sorted(m["n"].items()))
+        rows.append(Row(tuple(_level(m, k) for k in keys), [show(m), counts, m["notes"]]))
+    heads = ("set", "system", "evaluator", "attacker", "metric", "group")
+    return Table(heads, [("value",), ("counted",), ("notes",)], rows, numeric=False)
+
+
+def data(results: dict[str, Any]) -> Table:
+    """The sets."""
+    heads = ("corpus", "role", "split", "speakers (f / m)", "utterances", "h:mm:ss", "languages")
+    rows = [
+        Row(
+            (s["name"],),
+            [
+                s["corpus"], s["role"], s["split"], f"{s['speakers']} ({s['female']} / {s['male']})",
+                str(s["utterances"]), duration(s["hours"]), " ".join(s["languages"]) or NONE,
+            ],
+        )
+        for s in results["sets"]
+    ]  # fmt: skip
+    return Table(("set",), [(h,) for h in heads], rows, numeric=False)
+
+
+def systems(results: dict[str, Any]) -> Table:
+    """The systems."""
+    rows = [
+        Row((s["name"],), [s["description"], s["reference"], s["config_hash"]], lower_bound=s["lower_bound"])
+        for s in results["systems"]
+    ]
+    return Table(("system",), [("what it does",), ("reference",), ("configuration",)], rows, numeric=False)
+
+
+def evaluators(results: dict[str, Any]) -> Table:
+    """The evaluators."""
+    rows = [Row((e["name"],), [e["description"]]) for e in results["evaluators"]]
+    return Table(("evaluator",), [("what it measures",)], rows, numeric=False)
+
+
+def attackers(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and explanation of every attacker in the tables."""
+    found = {m["condition"] for m in shown(results)}
+    return [text for condition, text in ATTACKERS.items() if condition in found]
+
+
+def remarks(results: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers must know: explanations that apply, then the notes of the metrics."""
+    found = shown(results)
+    out = [MEANS] if any(m["group"] == "avg" for m in found) else []
+    if any(m["low"] is not None for m in found):
+        out.append(INTERVALS)
+    notes = dict.fromkeys((m["evaluator"], m["notes"]) for m in found if m["notes"])
+    return out + [f"{evaluator}: {note}." for evaluator, note in notes]
+
+
+def provenance(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where the numbers come from, as (name, value)."""
+    libraries = [f"{name} {version}" for name, version in sorted(results["versions"].items())]
+    return [
+        ("recipe", results["recipe"]),
+        ("seed", str(results["seed"])),
+        ("commit", results["commit"]),
+        ("versions", ", ".join(libraries)),
+    ]
