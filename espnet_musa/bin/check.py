@@ -16,7 +16,7 @@ from .. import __version__, stamp
 from ..config import ROOT, Recipe
 from ..data.datadir import list_sets
 from ..errors import Problems, UserError
-from ..pipeline.prepare import chosen, path_options
+from ..pipeline.prepare import DOWNLOAD, chosen, path_options
 from .common import load, recipe_parser, run_verb
 
 MIN_DISK = 1.0  # GB
@@ -60,7 +60,7 @@ def check(recipe: Recipe, root: Path) -> dict:
     try:
         for name, options in chosen(recipe).items():
             for key in path_options(name) & set(options):
-                if not Path(options[key]).is_dir():
+                if options[key] != DOWNLOAD and not Path(options[key]).is_dir():
                     problems.add(
                         f"no such directory: {options[key]}", hint=f"corpora.{name}.{key} of the recipe"
                     )

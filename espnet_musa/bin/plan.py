@@ -16,7 +16,7 @@ import yaml
 from .. import config, registry
 from ..config import Recipe
 from ..errors import UserError, suggest
-from ..pipeline.prepare import path_options
+from ..pipeline.prepare import DOWNLOAD, path_options
 from .common import recipe_parser, run_verb
 
 DRIVER = (
@@ -52,7 +52,7 @@ def option_sets(words: list[str], options: dict[str, str]) -> list[str]:
         if name not in known:
             raise UserError(f"unknown option --{name}{suggest(name, {*known, *DRIVER})}")
         keys = known[name].split(".")
-        if keys[0] == "corpora" and keys[2] in path_options(keys[1]):
+        if keys[0] == "corpora" and keys[2] in path_options(keys[1]) and value != DOWNLOAD:
             value = os.path.normpath(Path(os.environ.get("CALLED_FROM", ".")).resolve() / value)
         out.append(f"{known[name]}={yaml.safe_dump(value, default_style=chr(34)).strip()}")
     return out

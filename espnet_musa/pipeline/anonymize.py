@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .. import config, registry, seed, stamp
-from ..anonymizers.base import Anonymizer
+from ..anonymizers.base import PEAK, Anonymizer, Source
 from ..config import Recipe, System
 from ..data.audio import SILENCE, AudioFile, to_int16, write_pcm
 from ..data.datadir import DataDir
@@ -26,7 +26,6 @@ from .sharding import begun, choose_sets, missing, share, work
 log = get_logger(__name__)
 BLOCK = 1 << 19  # samples read at once from the temporary file
 COPY = 0.9999  # absolute correlation with the input from which an output counts as a copy of it
-PEAK = 32766 / 32768  # full scale of a peak-normalised output, as VoicePrivacy writes it
 
 
 class RejectedOutput(Exception):
@@ -54,7 +53,7 @@ def plan_targets(
     return policy.plan(sets, recipe_seed, name)
 
 
-def _spool(wavs: Iterable[np.ndarray], source: AudioFile, out: BinaryIO) -> float:
+def _spool(wavs: Iterable[np.ndarray], source: Source, out: BinaryIO) -> float:
     """Write float32 blocks to a temporary file and check them against the input; returns their absolute peak.
 
     Raises:

@@ -15,6 +15,15 @@ from ..errors import UserError, suggest
 from ..log import get_logger
 
 log = get_logger(__name__)
+LENT = {
+    "out",
+    "audio",
+    "downloads",
+    "jobs",
+    "seed",
+}  # arguments of a preparer that are the pipeline's, not the user's
+
+DOWNLOAD = "download"  # value of a path option that a preparer can fetch by itself
 
 
 def chosen(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -26,7 +35,7 @@ def chosen(recipe: Recipe) -> dict[str, dict[str, Any]]:
     out, wanted = {}, []
     for name, options in recipe.corpora.items():
         accepted = inspect.signature(registry.resolve(registry.CORPORA, "corpus", name)).parameters
-        known = set(accepted) - {"out", "audio", "jobs", "seed"}
+        known = set(accepted) - LENT
         for option in options:
             if option not in known:
                 raise UserError(f"corpus '{name}' has no option '{option}'{suggest(option, known)}")
@@ -55,8 +64,13 @@ def prepare(recipe: Recipe, root: Path, *, jobs: int, force: bool) -> None:
 def _prepare_corpus(recipe: Recipe, root: Path, name: str, options: dict, jobs: int, force: bool) -> None:
     function = registry.resolve(registry.CORPORA, "corpus", name)
     accepted = inspect.signature(function).parameters
-    options = {k: Path(v) if k in path_options(name) else v for k, v in options.items()}
-    lent = {"audio": root / "downloads" / name, "seed": recipe.seed, "jobs": jobs}
+    options = {k: Path(v) if k in path_options(name) and v != DOWNLOAD else v for k, v in options.items()}
+    lent = {
+        "audio": root / "downloads" / name,
+        "downloads": root / "downloads",
+        "seed": recipe.seed,
+        "jobs": jobs,
+    }
     fields = {"corpus": name, "options": {k: str(v) for k, v in options.items()}, "seed": recipe.seed}
     marker = root / "data" / f".{name}.json"
     before: list[str] = []
@@ -95,4 +109,4 @@ def _prepare_corpus(recipe: Recipe, root: Path, name: str, options: dict, jobs: 
 def path_options(corpus: str) -> set[str]:
     """Options of a corpus that are paths."""
     parameters = inspect.signature(registry.resolve(registry.CORPORA, "corpus", corpus)).parameters
-    return {k for k, p in parameters.items() if "Path" in str(p.annotation)} - {"out", "audio"}
+    return {k for k, p in parameters.items() if "Path" in str(p.annotation)} - LENT
