@@ -67,7 +67,7 @@ verb() { "${PYTHON}" -m "espnet_musa.bin.$1" --config exp/recipe.yaml "${@:2}"; 
 sharded() { # <directory of the outputs> <verb> <arguments>: plan, nj jobs through ${cmd}, finish
   verb "$2" --step plan --force "${force}" --sets "${sets}" "${@:3}"
   if ! compgen -G "$1/*.partial" >/dev/null; then return; fi
-  "${runner[@]}" --num-threads 1 "JOB=1:${nj}" "exp/log/$2.$(basename "$(dirname "$1")").JOB.log" \
+  "${runner[@]}" --num-threads 1 "JOB=1:${nj}" "exp/log/$2${4:+.$4}.JOB.log" \
     "${PYTHON}" -m "espnet_musa.bin.$2" --config exp/recipe.yaml --step shard --shard "JOB/${nj}" --sets "${sets}" "${@:3}"
   verb "$2" --step finish --sets "${sets}" "${@:3}"
 }

@@ -50,13 +50,13 @@ class Problems:
     """Collects what is wrong, so that a user sees all of it at once instead of one error a run.
 
     Args:
-        limit: stop collecting texts after this many (the count goes on).
+        shown: keep and print so many texts (the count goes on).
     """
 
-    def __init__(self, limit: int = 1000) -> None:
+    def __init__(self, shown: int = SHOWN) -> None:
         self.texts: list[str] = []
         self.count = 0
-        self._limit = limit
+        self._shown = shown
 
     def add(
         self,
@@ -70,23 +70,23 @@ class Problems:
     ) -> None:
         """Record one problem; the arguments are those of `UserError`."""
         self.count += 1
-        if len(self.texts) < self._limit:
+        if len(self.texts) < self._shown:
             self.texts.append(describe(message, path=path, line=line, utt=utt, expected=expected, hint=hint))
 
     def __bool__(self) -> bool:
         return self.count > 0
 
     def raise_if_any(self) -> None:
-        """Raise one `UserError` with the first five problems and the total.
+        """Raise one `UserError` with the first problems and the total.
 
         Raises:
             UserError: if anything was added.
         """
         if not self.count:
             return
-        lines = self.texts[:SHOWN]
-        if self.count > SHOWN:
-            lines.append(f"... and {self.count - SHOWN} more ({self.count} problems in all)")
+        lines = list(self.texts)
+        if self.count > len(lines):
+            lines.append(f"... and {self.count - len(lines)} more ({self.count} problems in all)")
         raise UserError("\n".join(lines))
 
 

@@ -53,7 +53,13 @@ def call(tmp_path: Path, *words: str, script: str = SCRIPT, shell: tuple[str, ..
         (("--stage", "1", "--", "--stage", "2"), "1|10|false||2|--stage 2"),
         (("--",), "0|10|false||0|"),
         (("-x",), "0|10|false||1|-x"),
-        (("--name", "$(touch hacked) `x` \"'\\",), "0|10|false|$(touch hacked) `x` \"'\\|0|"),
+        (
+            (
+                "--name",
+                "$(touch hacked) `x` \"'\\",
+            ),
+            "0|10|false|$(touch hacked) `x` \"'\\|0|",
+        ),
     ],
 )
 def test_options(tmp_path, words, expected):
@@ -73,6 +79,7 @@ def test_options(tmp_path, words, expected):
         (("--PRIVATE", "2"), "unknown option --PRIVATE; --help lists them"),
         (("--home", "/x"), "unknown option --home"),
         (("--stage[$(touch hacked)]=1",), "unknown option --stage[$(touch hacked)]"),
+        (("--stage stop_stage=3",), "unknown option --stage stop-stage"),
         (("--stage",), "option --stage lacks its value"),
         (("--stage", "--force", "true"), "option --stage lacks its value"),
         (("--force", "yes"), "option --force: 'yes'; expected true or false"),
@@ -111,6 +118,39 @@ def test_an_option_may_have_any_name(tmp_path, name):
     assert call(tmp_path, f"--{name}", "true", script=script).stdout == "true\n"
     assert call(tmp_path, f"--{name}", "x", script=script).returncode == 2
     assert call(tmp_path, f"--{name}", "true", "-h", script=script).stdout.endswith(" what [true]\n")
+
+
+COLLECTOR = f"""\
+#!/bin/bash
+set -euo pipefail
+stage=0          # first stage
+set=()           # a change (may be repeated)
+more_options=()  # somebody else's
+. {PARSER}
+printf '<%s>' "$stage" "${{set[@]}}" -- "${{more_options[@]}}" -- "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "<0><--><-->"),
+        (("--set", "a=b c", "--set=true", "--set", "x"), "<0><a=b c><true><x><--><-->"),
+        (
+            ("--root-dir", "/x y", "--stage", "1", "--n_x=2", "rest"),
+            "<1><--><--root-dir></x y><--n-x><2><--><rest>",
+        ),
+    ],
+)
+def test_arrays_collect_values_and_foreign_options(tmp_path, words, expected):
+    done = call(tmp_path, *words, script=COLLECTOR)
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+
+
+def test_a_foreign_option_still_needs_a_value_and_is_not_in_the_help(tmp_path):
+    done = call(tmp_path, "--root-dir", script=COLLECTOR)
+    assert (done.returncode, done.stderr) == (2, "script.sh: option --root-dir lacks its value\n")
+    assert "more-options" not in call(tmp_path, "--help", script=COLLECTOR).stdout
 
 
 def test_a_script_without_options_and_without_strict_mode(tmp_path):

@@ -26,6 +26,8 @@ def wait_until(condition, seconds: float = 30.0) -> bool:
 
 @pytest.fixture
 def submit(slurm, tmp_path):  # noqa: F811
+    started = []
+
     def call(*words: object, wait: bool = True):
         process = subprocess.Popen(
             [sys.executable, str(SLURM), *map(str, words)],
@@ -35,11 +37,16 @@ def submit(slurm, tmp_path):  # noqa: F811
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
         if wait:
             process.out, process.err = process.communicate(timeout=120)
         return process
 
-    return call
+    yield call
+    for process in started:  # one that a failed test left behind
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=30)
 
 
 def body(log: Path) -> list[str]:
@@ -74,7 +81,9 @@ def test_the_log_is_that_of_run_py(submit, tmp_path):
 
 
 def test_failed_jobs_are_named(submit, tmp_path):
-    done = submit("JOB=1:3", "x.JOB.log", "sh", "-c", "echo hello JOB; test JOB -ne 2 || exit 7; test JOB -ne 3")
+    done = submit(
+        "JOB=1:3", "x.JOB.log", "sh", "-c", "echo hello JOB; test JOB -ne 2 || exit 7; test JOB -ne 3"
+    )
     assert done.returncode == 1
     assert "slurm.py: 2 of 3 jobs failed:" in done.err
     assert "job 2, code 7: x.2.log" in done.err and "job 3, code 1: x.3.log" in done.err
@@ -114,9 +123,13 @@ def test_a_signal_cancels_the_array(submit, slurm, tmp_path):  # noqa: F811
 
 
 def test_a_job_cancelled_by_others_counts_as_failed(submit, slurm, tmp_path):  # noqa: F811
-    running = submit("x.log", "sh", "-c", "echo $SLURM_JOB_ID >id.new; mv id.new id; exec sleep 100", wait=False)
+    running = submit(
+        "x.log", "sh", "-c", "echo $SLURM_JOB_ID >id.new; mv id.new id; exec sleep 100", wait=False
+    )
     assert wait_until((tmp_path / "id").exists)
-    subprocess.run(["scancel", (tmp_path / "id").read_text().strip()], env={**os.environ, **slurm}, check=True)
+    subprocess.run(
+        ["scancel", (tmp_path / "id").read_text().strip()], env={**os.environ, **slurm}, check=True
+    )
     _, err = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "the job failed:\n  killed by SIGTERM: x.log" in err

@@ -64,7 +64,10 @@ def test_one_command_without_job_runs_words_as_they_are(tmp_path):
 
 
 def test_other_names_ranges_and_options_with_equals_sign(tmp_path):
-    assert run("--num-threads=3", "K=7:8", tmp_path / "K.log", "sh", "-c", "echo $OMP_NUM_THREADS").returncode == 0
+    assert (
+        run("--num-threads=3", "K=7:8", tmp_path / "K.log", "sh", "-c", "echo $OMP_NUM_THREADS").returncode
+        == 0
+    )
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["7.log", "8.log"]
     assert (tmp_path / "7.log").read_text().splitlines()[1] == "3"
 
@@ -167,7 +170,9 @@ def test_a_signal_stops_the_jobs_and_all_they_started(tmp_path, number):
 
 
 def test_a_job_that_ignores_sigterm_is_killed(tmp_path):
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('up', 'w'); time.sleep(100)"
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('up', 'w'); time.sleep(100)"
+    )
     process = subprocess.Popen([sys.executable, RUN, "x.log", sys.executable, "-c", code], cwd=tmp_path)
     assert wait_until((tmp_path / "up").exists)
     process.terminate()

@@ -9,15 +9,15 @@
 #     force=false      # redo what is up to date
 #     . utils/parse_options.sh
 #
-# An option whose default is an empty array, `change=()`, may be repeated and collects its values. If the script
-# declares the array `more_options=()`, options that it does not know are collected there as `--name value` for
-# somebody else to check.
-#
 # An option is a line `name=default  # meaning` above the line that sources this file; a name begins with a
 # lower-case letter. `--stop-stage 3`, `--stop_stage 3` and `--stop-stage=3` all set stop_stage=3, and the last
 # one wins. An option whose default is true or false takes only these two. An unknown name or a missing value
 # ends the script with exit code 2; a value that itself begins with `--` needs the `=`. Options end at the first
 # other word or at `--`; what is left stays in "$@". Source it before any `cd`, with the options still in "$@".
+#
+# An option whose default is an empty array, `change=()`, may be repeated and collects its values. If the script
+# declares the array `more_options=()`, options that it does not know are collected there as `--name value` for
+# somebody else to check.
 #
 # Differs from Kaldi: `--name=value` works, a missing value is an error, and only variables written in the
 # script are options, not whatever the environment holds.
@@ -99,27 +99,30 @@ _po_fail() {
   exit 2
 }
 
+_po_is_known() {
+  [[ $1 != *' '* && " ${_po_names[*]-} " == *" $1 "* ]]
+}
+
+_po_is_array() {
+  [[ $(declare -p "$1" 2>/dev/null) == 'declare -a'* ]]
+}
+
 # Checks a name and a value and sets the variable.
 _po_set() {
-  local _po_known
-  for _po_known in ${_po_names[@]+"${_po_names[@]}"}; do
-    if [[ ${_po_known} == "$1" ]]; then
-      if [[ ${!_po_known-} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
-        _po_fail "option --${1//_/-}: '$2'; expected true or false"
-      fi
-      if [[ $(declare -p "$1") == 'declare -a'* ]]; then
-        eval "$1+=(\"\$2\")" # the name has just been found in the script
-      else
-        printf -v "$1" '%s' "$2"
-      fi
-      return
+  if _po_is_known "$1"; then
+    local -n _po_variable=$1
+    if _po_is_array "$1"; then
+      _po_variable+=("$2")
+    elif [[ ${_po_variable-} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
+      _po_fail "option --${1//_/-}: '$2'; expected true or false"
+    else
+      printf -v "$1" '%s' "$2"
     fi
-  done
-  if [[ $(declare -p more_options 2>/dev/null) == 'declare -a'* ]]; then
+  elif _po_is_array more_options; then
     more_options+=("--${1//_/-}" "$2")
-    return
+  else
+    _po_fail "unknown option --${1//_/-}$(_po_suggest "$1")"
   fi
-  _po_fail "unknown option --${1//_/-}$(_po_suggest "$1")"
 }
 
 _po_script=${BASH_SOURCE[1]:?parse_options.sh is to be sourced by a script}
@@ -145,7 +148,7 @@ while (($# > 0)); do
       _po_name=${1#--}
       if (($# < 2)) || [[ $2 == --* ]]; then
         # an unknown name is the likelier mistake: say that first
-        [[ " ${_po_names[*]-} " == *" ${_po_name//-/_} "* ]] || _po_set "${_po_name//-/_}" ''
+        _po_is_known "${_po_name//-/_}" || _po_set "${_po_name//-/_}" ''
         _po_fail "option $1 lacks its value"
       fi
       _po_set "${_po_name//-/_}" "$2"
@@ -155,5 +158,6 @@ while (($# > 0)); do
   esac
 done
 
-unset -f _po_declarations _po_read_names _po_help _po_distance _po_suggest _po_fail _po_set
+unset -f _po_declarations _po_read_names _po_help _po_distance _po_suggest _po_fail _po_is_known _po_is_array \
+  _po_set
 unset -v _po_script _po_names _po_name

@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from .. import errors, stamp
+from .. import stamp
 from ..data import ops
 from ..data.datadir import CONTRACTS, DataDir, Meta, write_datadir
 from ..data.repair import fix
@@ -24,6 +24,7 @@ from .common import run_verb
 
 HOW = ("per-spk", "speakers", "first", "last", "shortest")
 AFFIXES = ("spk-prefix", "utt-prefix", "spk-suffix", "utt-suffix")
+ALL = 1000  # problems a validator lists: it does not stop at the first five
 SHARE = "split{}{}"  # directory of the shares: split4, split4utt
 
 
@@ -93,13 +94,12 @@ def _count(tables: ops.Tables) -> str:
 
 def validate(args: argparse.Namespace) -> None:
     """Check a directory; lists all problems that can be seen at once."""
-    errors.SHOWN = sys.maxsize  # a validator does not stop at the first five
     required = ["utt2spk"]
     if args.contract == "source":
         required += [] if args.no_wav else ["wav.scp"]
         required += [] if args.no_text else ["text"]
-    data = DataDir.read(args.dir, args.contract, required=required)
-    problems = Problems()
+    data = DataDir.read(args.dir, args.contract, required=required, shown=ALL)
+    problems = Problems(ALL)
     if data.has("text") and not (args.non_print or args.no_text):
         for line, (utt, text) in enumerate(data.table("text").items(), start=1):
             if not text.isprintable():

@@ -27,7 +27,7 @@ import soundfile as sf
 import yaml
 
 from .. import config, stamp
-from ..errors import Problems, UserError, suggest
+from ..errors import SHOWN, Problems, UserError, suggest
 from .audio import read_audio
 from .schema import DERIVED, FILES, FOLDERS, OTHER, ROLES
 from .table import compare_keys, read_table, write_table, write_text
@@ -81,7 +81,12 @@ class DataDir:
 
     @classmethod
     def read(
-        cls, path: str | Path, contract: str = "source", *, required: Iterable[str] = ("wav.scp", "utt2spk")
+        cls,
+        path: str | Path,
+        contract: str = "source",
+        *,
+        required: Iterable[str] = ("wav.scp", "utt2spk"),
+        shown: int = SHOWN,
     ) -> DataDir:
         """Read and validate a data directory.
 
@@ -89,9 +94,10 @@ class DataDir:
             path: the directory.
             contract: see the module's table.
             required: files that must be there (fewer for lists without audio).
+            shown: problems that an error lists at most.
 
         Raises:
-            UserError: with the first five problems and their total.
+            UserError: with the first problems and their total.
         """
         path = Path(path)
         if contract not in CONTRACTS:
@@ -99,7 +105,7 @@ class DataDir:
         if not path.is_dir():
             near = suggest(path.name, [p.name for p in path.parent.glob("*") if p.is_dir()])
             raise UserError(f"no such data directory{near}", path=path)
-        problems = Problems()
+        problems = Problems(shown)
         tables = _read_tables(path, problems)
         for name in (*required, *REQUIRED.get(contract, ())):
             if not (path / name).is_file():

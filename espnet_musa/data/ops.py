@@ -8,7 +8,6 @@ forgets cannot exist; derived tables are left out, `write_datadir` makes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +177,9 @@ def combine(parts: Sequence[tuple[Path, Tables]]) -> tuple[Tables, list[str]]:
             continue
         if name == "segments":
             raise UserError(
-                "has no segments, others have", path=lacking[0], hint="run stage 'format' on all of them first"
+                "has no segments, others have",
+                path=lacking[0],
+                hint="run stage 'format' on all of them first",
             )
         if _kind(name) != "spk" or not set(out["utt2spk"].values()) <= set(out[name]):
             del out[name]
@@ -190,7 +191,9 @@ def _union(name: str, parts: Sequence[tuple[Path, Tables]], problems: Problems) 
     first: dict[Any, tuple[Path, int, Any]] = {}
     for path, tables in parts:
         table = tables.get(name, {})
-        items = {(spk, utt): target for spk, utt, target in table}.items() if name == "trials" else table.items()
+        items = (
+            {(spk, utt): target for spk, utt, target in table}.items() if name == "trials" else table.items()
+        )
         for line, (key, value) in enumerate(items, start=1):  # files are sorted, so position and line are one
             where, other, known = first.setdefault(key, (path / name, line, value))
             if known != value:
@@ -271,8 +274,3 @@ def from_list(path: Path, known: Iterable[str], what: str) -> list[str]:
             problems.add(f"unknown {what} '{name}'{suggest(name, known)[:80]}", path=path, line=line)
     problems.raise_if_any()
     return sorted(set(ids))
-
-
-def note_part(meta: Meta, text: str) -> Meta:
-    """Meta data with a remark on what was done to the set."""
-    return replace(meta, notes=f"{meta.notes}; {text}" if meta.notes else text)

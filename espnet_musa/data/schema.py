@@ -103,7 +103,7 @@ def _words(text: str) -> list[str]:
 
 FILES: dict[str, FileSpec] = {
     "wav.scp": FileSpec("rec", _text, str, "audio file, ark offset or command ending in | (source only)"),
-    "segments": FileSpec("utt", _segment, lambda v: f"{v[0]} {v[1]:g} {v[2]:g}", "part of a recording"),
+    "segments": FileSpec("utt", _segment, lambda v: f"{v[0]} {v[1]:.10g} {v[2]:.10g}", "part of a recording"),
     "utt2spk": FileSpec("utt", _token, str, "speaker"),
     "text": FileSpec("utt", _text, str, "transcript"),
     "text_no_norm": FileSpec("utt", _text, str, "transcript as the corpus writes it"),

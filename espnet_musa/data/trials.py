@@ -22,7 +22,9 @@ from ..errors import UserError
 
 _BLOCK = 1 << 25  # bytes read or written at once
 _LABELS = (b"target", b"nontarget")
-_DECIMALS = 9  # of a score: float32 scores above 0.016 in size are read back bit for bit, smaller ones to 5e-10
+_DECIMALS = (
+    9  # of a score: float32 scores above 0.016 in size are read back bit for bit, smaller ones to 1e-9
+)
 _NEWLINE, _SPACE = 10, 32
 
 
@@ -85,7 +87,9 @@ def _fill(text, offset, slots):  # pragma: no cover - compiled
 
 
 @njit(cache=True)
-def _parse(buffer, a_text, a_offset, a_slots, b_text, b_offset, b_slots, a, b, third):  # pragma: no cover - compiled
+def _parse(
+    buffer, a_text, a_offset, a_slots, b_text, b_offset, b_slots, a, b, third
+):  # pragma: no cover - compiled
     """Read lines `name name field`; fills a, b (lines,) with indices and third (lines, 2) with bounds of the field.
 
     Returns the number of good lines: fewer than all of them if one is malformed or holds an unknown name.
@@ -186,11 +190,15 @@ def _complain(
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.endswith(b"\r\n"):
-                raise UserError("Windows line end", path=path, line=number, expected="\\n", hint="run dos2unix")
+                raise UserError(
+                    "Windows line end", path=path, line=number, expected="\\n", hint="run dos2unix"
+                )
             parts = line.removesuffix(b"\n").split(b" ")
             shown = line.decode("utf-8", "replace").strip()[:100]
             if len(parts) != 3 or any(byte <= _SPACE for part in parts for byte in part) or not all(parts):
-                raise UserError(f"'{shown}' is not one of three fields", path=path, line=number, expected=form)
+                raise UserError(
+                    f"'{shown}' is not one of three fields", path=path, line=number, expected=form
+                )
             speaker, utt, value = parts
             name = utt.decode("utf-8", "replace")
             if speaker not in known_speakers:
@@ -268,7 +276,7 @@ def _floats(block: bytes, bounds: np.ndarray) -> np.ndarray | None:
 
 def _is_score(field: bytes) -> bool:
     try:
-        return abs(float(field)) <= np.finfo(np.float32).max
+        return abs(float(field)) <= float(np.finfo(np.float32).max)
     except ValueError:
         return False
 
