@@ -1,0 +1,189 @@
+"""WORLD analysis and synthesis with a changed pitch track."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..f0 import transforms as f0_transforms
+from ..f0.extract import CHUNK, check_tracker, extract_stream, pyworld
+from .base import Anonymizer, Source
+
+_HOP_MS = 5.0
+_UNVOICED = 500.0  # Hz; where WORLD puts pulses in unvoiced frames
+_BEFORE, _STEER, _AFTER = (
+    60,
+    40,
+    50,
+)  # frames synthesised before a chunk (the first ones steered) and after it
+_FADE = 160  # samples of cross-fade from chunk to chunk
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """How F0 is found, see `f0.extract`."""
+
+    tracker: str = "harvest"  # harvest | dio
+    floor: float = 71.0  # Hz
+    ceiling: float = 800.0  # Hz
+
+
+class DspF0(Anonymizer):
+    """Replace the pitch of speech; spectral envelope and aperiodicity stay.
+
+    The utterance is taken apart and put together by WORLD (Morise et al., "WORLD: a vocoder-based high-quality speech
+    synthesis system for real-time applications", IEICE Trans. E99-D, 2016); its F0 goes through `f0.transforms`, then
+    times the target. Timbre is untouched, so this hides little of a voice by itself.
+
+    The pitch track of the whole utterance is found and changed first: its mean and its noise are those of the
+    utterance. Synthesis then runs in chunks of 30 s. The pulses of a chunk are put in step with those of the chunk
+    before (see `_steer`), so that no phase jumps; utterances up to 30 s are one chunk. Any length from one sample on
+    gives as many samples; silence gives silence.
+    """
+
+    @dataclass(frozen=True)
+    class Params:
+        """How F0 is found and what is done to it."""
+
+        f0: Tracker = field(default_factory=Tracker)
+        transforms: tuple[dict, ...] = ()  # {name: {parameter: value}}, see `f0.transforms`
+
+    def __init__(self, **params: Any) -> None:
+        """Check the parameters.
+
+        Raises:
+            UserError: for an unknown parameter, tracker or transform, a wrong type or a value out of range.
+        """
+        super().__init__(**params)
+        check_tracker(hop_ms=_HOP_MS, **asdict(self.params.f0))
+        f0_transforms.parse(self.params.transforms)
+
+    def convert_stream(
+        self, source: Source, target: dict[str, float] | float | None, rng: np.random.Generator
+    ) -> Iterator[np.ndarray]:
+        """Blocks of at most 30 s that join to exactly `source.frames` samples.
+
+        Args:
+            source: 16 kHz mono.
+            target: another factor of F0, 1.2 or {"scale": 1.2}; None: no change.
+            rng: of the utterance, for noise.
+
+        Yields:
+            (T',) float32 at the level of the input; a peak may exceed 1.
+
+        Raises:
+            UserError: for another rate, an empty input, or a target that is no factor.
+        """
+        if source.sample_rate != self.sample_rate:
+            raise UserError(f"audio of {source.sample_rate} Hz", expected=f"{self.sample_rate} Hz")
+        steps = [*self.params.transforms, *_target_transform(target)]
+        f0 = extract_stream(source, hop_ms=_HOP_MS, **asdict(self.params.f0))
+        changed = f0_transforms.apply(steps, f0, rng, hop_ms=_HOP_MS)
+        return _synthesize(source, f0, changed)
+
+
+def _target_transform(target: Any) -> list[dict[str, dict[str, float]]]:
+    """The target as a list of one or no transform."""
+    if isinstance(target, dict):
+        if set(target) != {"scale"}:
+            raise UserError(f"target is {target}", expected="a factor of F0, {scale: factor} or none")
+        target = target["scale"]
+    return [] if target is None else [{"scale": {"factor": target}}]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Synthesised audio of a chunk with its surroundings."""
+
+    wav: np.ndarray  # (T',) float64
+    start: int  # sample of the utterance where it begins
+    cycles: np.ndarray  # (T',) pitch periods since its begin
+
+    def samples(self, start: int, stop: int) -> np.ndarray:
+        """Its audio between two samples of the utterance."""
+        return self.wav[start - self.start : stop - self.start]
+
+
+def _cycles(f0: np.ndarray, rate: int, hop: int) -> np.ndarray:
+    """Pitch periods passed at the end of each sample (F * hop,), counted exactly as WORLD's synthesis does.
+
+    WORLD interpolates F0 and voicing linearly and takes 500 Hz where voicing is at most one half; pulses lie where the
+    count passes a whole number. The order of operations matters half-way between a voiced and an unvoiced frame.
+    """
+    nodes = np.arange(f0.size + 1) * (_HOP_MS / 1000)
+    time = np.arange(f0.size * hop) / rate
+    left = np.searchsorted(nodes, time, side="right") - 1
+    part = (time - nodes[left]) / (nodes[left + 1] - nodes[left])
+
+    def upsample(x: np.ndarray) -> np.ndarray:
+        x = np.append(x, 2 * x[-1] - x[-2] if x.size > 1 else x[-1])
+        return x[left] + part * (x[left + 1] - x[left])
+
+    voiced = upsample((f0 > 0).astype(np.float64)) > 0.5
+    return np.cumsum(np.where(voiced, upsample(f0), _UNVOICED) / rate)
+
+
+def _steer(f0: np.ndarray, phase: float, rate: int, hop: int) -> np.ndarray:
+    """Change the first frames of a chunk's track so that its pulses fall where the chunk before has them.
+
+    Those frames are synthesised but never heard. With a constant pitch g there, the count of periods at their end is
+    linear in g; of its solutions the one near 200 Hz is taken.
+
+    Args:
+        f0: (F,) Hz, F > _STEER.
+        phase: periods that the chunk before has counted at the sample where frame `_STEER` begins.
+        rate: Hz.
+        hop: samples per frame.
+    """
+
+    def steered(pitch: float) -> np.ndarray:
+        return np.concatenate([np.full(_STEER, pitch), f0[_STEER:]])
+
+    def count(pitch: float) -> float:
+        return _cycles(steered(pitch)[: _STEER + 1], rate, hop)[_STEER * hop - 1]
+
+    base, slope = count(200.0), count(201.0) - count(200.0)
+    missing = (phase - base + 0.5) % 1.0 - 0.5
+    return steered(200.0 + missing / slope)
+
+
+def _synthesize(source: Source, f0: np.ndarray, changed: np.ndarray) -> Iterator[np.ndarray]:
+    """Put an utterance together with another pitch track, chunk by chunk.
+
+    Args:
+        source: T samples.
+        f0: (F,) Hz, of the analysis.
+        changed: (F,) Hz, of the synthesis.
+    """
+    rate = source.sample_rate
+    hop, size = round(rate * _HOP_MS / 1000), round(CHUNK * 1000 / _HOP_MS)
+    last: _Piece | None = None
+    for first in range(0, -(-source.frames // hop), size):
+        begin, end = max(0, first - _BEFORE), min(f0.size, first + size + _AFTER)
+        pitch = changed[begin:end]
+        if last is not None:
+            anchor = (begin + _STEER) * hop - last.start
+            pitch = _steer(pitch, last.cycles[anchor - 1], rate, hop)
+        wav = source.read(begin * hop, min(source.frames, end * hop)).astype(np.float64)
+        piece = _Piece(_world(wav, f0[begin:end], pitch, rate), begin * hop, _cycles(pitch, rate, hop))
+        start, stop = first * hop, min(source.frames, (first + size) * hop)
+        block = piece.samples(start, stop).copy()
+        if last is not None:
+            fade = min(_FADE, stop - start)
+            gain = (np.arange(_FADE) + 0.5)[:fade] / _FADE
+            block[:fade] = gain * block[:fade] + (1 - gain) * last.samples(start, start + fade)
+        yield block.astype(np.float32)
+        last = piece
+
+
+def _world(wav: np.ndarray, f0: np.ndarray, changed: np.ndarray, rate: int) -> np.ndarray:
+    """(F * hop,) samples: analysis of (T,) samples with (F,) Hz, synthesis with another (F,) Hz."""
+    time = np.arange(f0.size) * (_HOP_MS / 1000)
+    f0, changed = np.ascontiguousarray(f0), np.ascontiguousarray(changed)
+    envelope = pyworld.cheaptrick(wav, f0, time, rate)
+    aperiodicity = pyworld.d4c(wav, f0, time, rate)
+    return pyworld.synthesize(changed, envelope, aperiodicity, rate, _HOP_MS)
