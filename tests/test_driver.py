@@ -1,0 +1,125 @@
+"""run.sh: options, stages by number or name, resuming hints, and the same stage through Slurm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, make_source
+from slurm_cluster import slurm  # noqa: F401
+
+RECIPE = (
+    "name: t\nsystems: [orig, b2_mcadams]\nevaluators: [asv_resemblyzer]\ncorpora: {librispeech: {root: null}}\n"
+    "options: {librispeech: corpora.librispeech.root}\nformat: {roles: [utility]}\nanonymize_roles: [utility]\n"
+)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/recipe.yaml").write_text(RECIPE)
+    make_source(tmp_path / "data" / "s")
+    return tmp_path
+
+
+def run(root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [REPOSITORY / "run.sh", "--config", "conf/recipe.yaml", *options],
+        cwd=root, env={**os.environ, "CALLED_FROM": str(root), **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def wavs(place: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(place.glob("wav/*.wav"))}
+
+
+def test_help_names_options_and_stages():
+    shown = subprocess.run(
+        [REPOSITORY / "run.sh", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for word in ("--stop-stage", "--systems", "--force", "5 anonymize", "egs/mini"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stage", "anonymise"], "unknown stage 'anonymise'"),
+        (["--sytems", "orig"], "unknown option --sytems; did you mean 'systems'?"),
+        (["--librispech", "x"], "unknown option --librispech; did you mean 'librispeech'?"),
+        (["--systems", "b2_mcadam"], "no system named 'b2_mcadam'; did you mean"),
+        (["--set", "b2_mcadams.params.lpc_ordr=16"], "unknown key 'lpc_ordr'; did you mean 'lpc_order'?"),
+        (["--force", "yes"], "expected true or false"),
+        (["--nj", "0"], "expected a whole number from 1"),
+        (["stage"], "unexpected 'stage'"),
+    ],
+)
+def test_wrong_options_stop_before_any_work(root, options, message):
+    done = run(root, *options)
+    assert done.returncode == 2 and message in done.stdout + done.stderr
+    assert not (root / "dump").exists()
+
+
+def test_stages_by_number_and_name_with_dashes_and_underscores(root):
+    done = run(root, "--stage=2", "--stop_stage", "format", "--nj", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(wavs(root / "dump/s")) == 4
+    done = run(root, "--stage", "tokenize", "--stop-stage", "6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in (
+        "uses teacher tokens: nothing to do",
+        "is trained: nothing to do",
+        "is a variant of another",
+    ):
+        assert text in done.stdout
+    assert wavs(root / "exp/b2_mcadams/data/s").keys() == wavs(root / "dump/s").keys()
+    assert not (root / "exp/orig").exists()
+
+
+def test_relative_paths_are_the_callers(root):
+    (root / "here").mkdir()
+    done = run(root, "--stage", "0", "--stop-stage", "0", "--librispeech", "here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{root}/here" in (root / "exp/recipe.yaml").read_text()
+
+
+def test_failure_names_the_command_that_goes_on(root):
+    (root / "data/s/utt2spk").write_text("a-0 a\r\n")
+    done = run(root, "--stage", "2", "--nj", "1")
+    assert done.returncode == 2
+    assert "utt2spk:1: line ends with CR" in done.stderr
+    assert "--nj 1 --stage format" in done.stdout
+
+
+def test_read_only_output_is_one_clear_error(root):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    run(root, "--stage", "2", "--stop-stage", "2")
+    (root / "exp").chmod(0o555)
+    done = run(root, "--stage", "5", "--stop-stage", "5")
+    (root / "exp").chmod(0o755)
+    assert done.returncode == 2 and "make it writable" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_same_stage_through_slurm(root, slurm):  # noqa: F811
+    assert run(root, "--stage", "2", "--stop-stage", "2").returncode == 0
+    local = wavs(root / "dump/s")
+    (root / "dump").rename(root / "dump-local")
+    done = run(
+        root,
+        "--stage",
+        "2",
+        "--stop-stage",
+        "2",
+        "--nj",
+        "2",
+        "--cmd",
+        "utils/slurm.py --partition main --mem 1G",
+        **slurm,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert wavs(root / "dump/s") == local and len(local) == 4
