@@ -11,7 +11,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-_EVERY = 15.0  # seconds between two progress lines in a log
+_EVERY = 5.0  # seconds between two progress lines in a log
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -27,7 +27,7 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def progress(items: Iterable[T], *, total: int | None, desc: str) -> Iterator[T]:
-    """Iterate with a bar on a terminal, or with a line every 15 s in a log."""
+    """Iterate with a bar on a terminal, or with a line every 5 s in a log."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=desc, leave=False)
         return

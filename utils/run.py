@@ -215,7 +215,7 @@ class Signals:
 
 
 class Progress:
-    """`3 of 8 jobs done` on one line of a terminal, nothing elsewhere."""
+    """`3 of 8 jobs done; <what the first running one says>` on one line of a terminal, nothing elsewhere."""
 
     def __init__(self, total: int) -> None:
         self._total, self._last = total, ""
@@ -236,6 +236,14 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
+def last_line(log: Path, width: int = 100) -> str:
+    """The last line of a log, cut to `width` characters: what a job says of itself."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1000))
+        lines = stream.read().decode(errors="replace").splitlines()
+    return lines[-1][:width] if lines else ""
+
+
 def run_jobs(jobs: list[Job], at_once: int, signals: Signals) -> dict[int, int]:
     """Run the jobs on this machine, at most `at_once` at a time.
 
@@ -249,8 +257,8 @@ def run_jobs(jobs: list[Job], at_once: int, signals: Signals) -> dict[int, int]:
             while waiting and len(running) < at_once and not signals.received:
                 running.append(Running(waiting.pop(0)))
             running = _reap(running, codes)
-            progress.show(codes.values())
             if running:
+                progress.show(codes.values(), "; " + last_line(running[0].job.log))
                 time.sleep(POLL)
     finally:
         _stop(running, codes)

@@ -1,0 +1,355 @@
+"""Speaker encoders behind one interface, `embed(wavs) -> (B, D)`, and the embeddings of a data directory.
+
+A batch never changes an embedding: both encoders give the same vector (to float32 rounding) whether an utterance is
+embedded alone or among others of any length. Memory is bounded by the batch, not by the corpus or the utterance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..config import digest, load
+from ..errors import UserError
+from ..log import progress
+
+if TYPE_CHECKING:
+    from ..data.datadir import DataDir
+
+SAMPLE_RATE = 16000
+
+
+class SpeakerEncoder(Protocol):
+    """Waveforms in, one fixed-length vector each out."""
+
+    dimension: int
+    identity: str  # changes whenever the embeddings may change: kind, weights, settings
+
+    def embed(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed (T_i,) float32 waveforms of 16 kHz; returns (B, D) float32."""
+        ...
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        sha = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+class Resemblyzer:
+    """The GE2E speaker encoder that comes with its weights inside the `resemblyzer` package: no download.
+
+    Wan et al., "Generalized end-to-end loss for speaker verification", ICASSP 2018: three LSTM layers over windows of
+    1.6 s, the L2-normalised mean of the windows' embeddings (D = 256). Equal to the package's `preprocess_wav` followed
+    by `embed_utterance`, but the windows of many utterances go through the LSTM together.
+
+    Differs from `preprocess_wav` in one case it cannot handle (it divides by zero): digital silence is left as it is.
+    """
+
+    dimension = 256
+
+    def __init__(self, device: str = "cpu") -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # webrtcvad and scipy.ndimage: deprecations of their own
+            import resemblyzer
+
+        # Reads its weights with torch's default since 2.6, `weights_only`: no pickled code runs.
+        self._model = resemblyzer.VoiceEncoder(device, verbose=False).eval()
+        self._package = resemblyzer
+        self._at_once = 32 if device == "cpu" else 1024  # windows in one call; more only spoils a CPU's cache
+        weights = Path(resemblyzer.__file__).with_name("pretrained.pt")
+        self.identity = f"resemblyzer {file_digest(weights)}"
+
+    def _windows(self, wav: np.ndarray) -> np.ndarray:
+        """(T,) waveform -> (W, 160, 40) mel windows, exactly those of `embed_utterance`."""
+        if np.any(wav):
+            wav = self._package.preprocess_wav(wav)
+        samples, frames = self._model.compute_partial_slices(len(wav), rate=1.3, min_coverage=0.75)
+        missing = samples[-1].stop - len(wav)
+        if missing >= 0:
+            wav = np.pad(wav, (0, missing))
+        mel = self._package.wav_to_mel_spectrogram(wav)
+        return np.stack([mel[part] for part in frames])
+
+    @torch.inference_mode()
+    def embed(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed (T_i,) float32 waveforms of 16 kHz; returns (B, 256) float32 of unit length."""
+        windows = [self._windows(wav) for wav in wavs]
+        starts = np.cumsum([0, *map(len, windows)])[:-1]
+        parts = torch.from_numpy(np.concatenate(windows)).split(self._at_once)
+        partial = torch.cat([self._model(part.to(self._model.device)).cpu() for part in parts]).numpy()
+        total = np.add.reduceat(partial, starts, axis=0)
+        return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class EcapaModelConfig:
+    """Sizes of an ECAPA-TDNN; the defaults are those of the VoicePrivacy Challenge 2024 (6.2 M parameters).
+
+    Args:
+        mel_bands: bands of the log-mel input, 0-8000 Hz.
+        channels: of the first convolution and the three SE-Res2Net blocks.
+        pooled_channels: of the convolution before the pooling.
+        attention_channels: of the attentive statistics pooling.
+        se_channels: bottleneck of squeeze-and-excitation.
+        res2net_scale: groups of a Res2Net block; divides `channels`.
+        embedding_dim: D.
+    """
+
+    mel_bands: int = 80
+    channels: int = 512
+    pooled_channels: int = 1536
+    attention_channels: int = 128
+    se_channels: int = 128
+    res2net_scale: int = 8
+    embedding_dim: int = 192
+
+
+def build_ecapa(config: EcapaModelConfig) -> nn.Module:
+    """SpeechBrain's ECAPA-TDNN (Desplanques et al., Interspeech 2020); forward: (B, F, mel_bands) -> (B, 1, D)."""
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+
+    return ECAPA_TDNN(
+        config.mel_bands,
+        lin_neurons=config.embedding_dim,
+        channels=[config.channels] * 4 + [config.pooled_channels],
+        kernel_sizes=[5, 3, 3, 3, 1],
+        dilations=[1, 2, 3, 4, 1],
+        attention_channels=config.attention_channels,
+        res2net_scale=config.res2net_scale,
+        se_channels=config.se_channels,
+    )
+
+
+class LogMel:
+    """SpeechBrain's Fbank: 25 ms Hamming window, 10 ms hop, 10 log10 of mel powers, floor 80 dB below the maximum.
+
+    Leading and trailing digital silence is cut and the peak set to 1, as [vpc24] (the VoicePrivacy Challenge 2024)
+    does at test time. Differs from [vpc24]: training does the same, so that the level that an anonymizer writes is
+    neither a cue nor a handicap.
+    """
+
+    shortest = SAMPLE_RATE // 10  # samples; a shorter utterance is repeated up to this
+
+    def __init__(self, mel_bands: int, device: str = "cpu") -> None:
+        from speechbrain.lobes.features import Fbank
+
+        self._fbank = Fbank(sample_rate=SAMPLE_RATE, n_fft=400, n_mels=mel_bands).to(device)
+        self._device = device
+
+    def condition(self, wav: np.ndarray) -> np.ndarray:
+        """(T,) waveform -> (T',) float32 with peak 1, without silent ends, at least 0.1 s long."""
+        sounding = np.flatnonzero(wav)
+        if not len(sounding):
+            return np.zeros(max(len(wav), self.shortest), np.float32)
+        wav = wav[sounding[0] : sounding[-1] + 1]
+        wav = (wav / np.abs(wav).max()).astype(np.float32)
+        return wav if len(wav) >= self.shortest else np.resize(wav, self.shortest)
+
+    @torch.inference_mode()
+    def __call__(self, wavs: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """(T_i,) conditioned waveforms -> their (F_i, mel_bands) features in dB, F_i = 1 + T_i // 160."""
+        padded = torch.zeros(len(wavs), max(map(len, wavs)))
+        for row, wav in zip(padded, wavs, strict=True):
+            row[: len(wav)] = torch.from_numpy(wav)
+        # Zeros after the end are what the STFT itself pads with, and never raise the maximum: padding is exact.
+        features = self._fbank(padded.to(self._device))
+        return [part[: 1 + len(wav) // 160] for part, wav in zip(features, wavs, strict=True)]
+
+
+class Ecapa:
+    """ECAPA-TDNN on mean-normalised log-mel features, from a directory with `model.safetensors` and `config.yaml`.
+
+    Differs from [vpc24] only beyond `window_s`, the longest trial of its sets being 35 s: a longer utterance is cut
+    into equal windows of at most `window_s` and their embeddings are averaged, so that memory stays flat.
+
+    Args:
+        model_dir: written by `ecapa_train.train`.
+        device: torch device.
+        window_s: longest window in seconds.
+    """
+
+    def __init__(self, model_dir: Path, device: str = "cpu", window_s: float = 60.0) -> None:
+        weights = Path(model_dir) / "model.safetensors"
+        if not weights.is_file():
+            raise UserError("not found", path=weights, hint="train the attacker first (stage attack)")
+        config = load(EcapaModelConfig, Path(model_dir) / "config.yaml")
+        self.dimension = config.embedding_dim
+        self.identity = f"ecapa {file_digest(weights)} {window_s}"
+        self._device = device
+        self._window = max(round(window_s * SAMPLE_RATE), LogMel.shortest)
+        self._batch_frames = 1500 if device == "cpu" else 24000  # padded; more only spoils a CPU's cache
+        self._features = LogMel(config.mel_bands, device)
+        model = build_ecapa(config)
+        try:
+            model.load_state_dict(load_file(weights))
+        except RuntimeError as error:
+            raise UserError(
+                f"the weights do not fit the model of config.yaml: {error}", path=weights
+            ) from error
+        self._model = model.to(device).eval()
+        self._reflect = _ReflectAtEnd(model)
+
+    @torch.inference_mode()
+    def embed(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed (T_i,) float32 waveforms of 16 kHz; returns (B, D) float32, not length-normalised ([vpc24])."""
+        total = np.zeros((len(wavs), self.dimension), np.float32)
+        for batch in self._batches(self._windows(wavs)):
+            owners, parts, weights = zip(*batch, strict=True)
+            np.add.at(total, list(owners), self._forward(parts) * np.array(weights, np.float32)[:, None])
+        return total
+
+    def _windows(self, wavs: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray, float]]:
+        """The windows of all utterances: (index of the utterance, samples, weight in its mean)."""
+        for index, wav in enumerate(wavs):
+            wav = self._features.condition(wav)
+            parts = np.array_split(wav, -(-len(wav) // self._window))
+            yield from ((index, part, 1 / len(parts)) for part in parts)
+
+    def _batches(self, windows: Iterable[tuple]) -> Iterator[list[tuple]]:
+        """Group consecutive windows so that their padded frames stay within the limit."""
+        batch: list[tuple] = []
+        longest = 0
+        for window in windows:
+            frames = 1 + len(window[1]) // 160
+            if batch and (len(batch) + 1) * max(longest, frames) > self._batch_frames:
+                yield batch
+                batch, longest = [], 0
+            batch.append(window)
+            longest = max(longest, frames)
+        if batch:
+            yield batch
+
+    def _forward(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
+        features = [part - part.mean(dim=0) for part in self._features(wavs)]
+        lengths = torch.tensor([len(part) for part in features], device=self._device)
+        # The margin lets every convolution read beyond the last frame of the longest window, too.
+        padded = torch.zeros(
+            len(features),
+            int(lengths.max()) + _ReflectAtEnd.margin,
+            features[0].shape[1],
+            device=self._device,
+        )
+        for row, part in zip(padded, features, strict=True):
+            row[: len(part)] = part
+        with self._reflect.at(lengths):
+            # Half a frame less: relative lengths are floats, and rounding up would let one padded frame in.
+            output = self._model(padded, (lengths - 0.5) / padded.shape[1])
+        return output[:, 0].float().cpu().numpy()
+
+
+class _ReflectAtEnd:
+    """Makes SpeechBrain's ECAPA-TDNN indifferent to padding.
+
+    Its convolutions pad by reflection at the end of the tensor, so that in a batch the frames near the end of a
+    shorter utterance see padding instead of their own reflection; only the pooling is masked. Here the input of
+    every convolution wider than one frame gets that reflection at each utterance's own end.
+    """
+
+    margin = 4  # frames: half the width of the widest convolution (kernel 3, dilation 4)
+
+    def __init__(self, model: nn.Module) -> None:
+        self._index: torch.Tensor | None = None
+        from speechbrain.nnet.CNN import Conv1d
+
+        for module in model.modules():
+            if isinstance(module, Conv1d) and module.kernel_size > 1:
+                module.register_forward_pre_hook(self._hook)
+
+    def _hook(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        (x,) = inputs  # (B, C, F)
+        tail, source = self._index  # (B, margin) each
+        batch = torch.arange(len(x), device=x.device)[:, None]
+        x = x.clone()
+        x[batch, :, tail] = x[batch, :, source]
+        return (x,)
+
+    @contextlib.contextmanager
+    def at(self, lengths: torch.Tensor) -> Iterator[None]:
+        """Reflect at these (B,) lengths in frames while the context lasts."""
+        step = torch.arange(self.margin, device=lengths.device)
+        self._index = (lengths[:, None] + step, lengths[:, None] - 2 - step)
+        try:
+            yield
+        finally:
+            self._index = None
+
+
+def embed_datadir(
+    encoder: SpeakerEncoder,
+    data: DataDir,
+    cache: Path,
+    utts: Sequence[str] | None = None,
+    batch_s: float = 120.0,
+) -> np.ndarray:
+    """Embed utterances of a data directory, or read them back if nothing that they depend on has changed.
+
+    Args:
+        encoder: the speaker encoder.
+        data: a data directory of contract "audio" or better.
+        cache: the embeddings lie in `cache/<fingerprint>/embeddings.{ark,scp}`, the fingerprint being that of
+            encoder, directory and utterances: they are never out of date.
+        utts: which utterances; all of them by default.
+        batch_s: padded seconds of audio held at a time (a single longer utterance excepted).
+
+    Returns:
+        (N, D) float32, rows in the order of `utts`.
+    """
+    import kaldiio
+
+    utts = list(data.utts if utts is None else utts)
+    place = cache / digest([encoder.identity, data.fingerprint, utts])
+    if place.is_dir():
+        stored = dict(kaldiio.load_ark(str(place / "embeddings.ark")))
+        return np.stack([stored[utt] for utt in utts])
+    seconds = data.table("utt2dur")
+    order = sorted(range(len(utts)), key=lambda i: (seconds[utts[i]], utts[i]))
+    matrix = np.empty((len(utts), encoder.dimension), np.float32)
+    batches = list(_length_batches(order, [seconds[utt] for utt in utts], batch_s))
+    for batch in progress(batches, total=len(batches), desc=f"embed {data.name}"):
+        matrix[batch] = encoder.embed([data.load(utts[i]) for i in batch])
+    _write_ark(place, utts, matrix)
+    return matrix
+
+
+def _length_batches(order: Sequence[int], seconds: Sequence[float], limit: float) -> Iterator[list[int]]:
+    """Cut indices sorted by duration into runs whose padded duration stays within `limit` seconds."""
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * seconds[index] > limit:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _write_ark(place: Path, utts: Sequence[str], matrix: np.ndarray) -> None:
+    """Publish `place/embeddings.{ark,scp}` in one rename; a half-written directory is never seen."""
+    import kaldiio
+
+    partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    rows = dict(zip(utts, matrix, strict=True))
+    kaldiio.save_ark(str(partial / "embeddings.ark"), rows, scp=str(partial / "embeddings.scp"))
+    scp = (partial / "embeddings.scp").read_text(encoding="utf-8")
+    (partial / "embeddings.scp").write_text(scp.replace(str(partial), str(place)), encoding="utf-8")
+    try:
+        partial.rename(place)
+    except OSError:  # another process published the same embeddings first
+        shutil.rmtree(partial)

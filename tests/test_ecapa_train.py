@@ -1,0 +1,157 @@
+"""Training of the ECAPA-TDNN attacker: it learns, it is reproducible, and it survives being killed."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_sets import SMALL, make_set, tone
+
+from espnet_musa import config
+from espnet_musa.data.datadir import DataDir
+from espnet_musa.errors import UserError
+from espnet_musa.evaluators import ecapa_train
+from espnet_musa.evaluators.ecapa_train import EcapaTrainConfig, Segments, crops, learning_rate, split, train
+from espnet_musa.evaluators.encoders import Ecapa
+
+TINY = EcapaTrainConfig(model=SMALL, crop_s=0.5, batch_size=4, epochs=2, max_lr=0.01)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    """Two voices with four utterances each, one of them shorter than a crop."""
+    pitch = {"a": 110.0, "b": 230.0}
+    wavs = {f"{s}-{i}": tone(0.3 + 0.3 * i, pitch[s], i) for s in "ab" for i in range(4)}
+    return DataDir.read(
+        make_set(tmp_path / "train", wavs, {"a": "m", "b": "f"}, {"role": "attack_train"}), "audio"
+    )
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def same(one: Path, two: Path) -> bool:
+    a, b = weights(one), weights(two)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_one_seed_gives_one_model(data: DataDir, tmp_path: Path):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        train(data, tmp_path / name, TINY, seed)
+    assert same(tmp_path / "one", tmp_path / "two")
+    assert not same(tmp_path / "one", tmp_path / "other")
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "config.yaml", "model.safetensors", "train.log", "train.yaml",
+    ]  # fmt: skip
+    lines = (tmp_path / "one" / "train.log").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert all(word in lines[0] for word in ("loss", "dev_error", "lr", "seconds"))
+
+
+def test_a_killed_training_goes_on_to_the_same_model(data: DataDir, tmp_path: Path, monkeypatch):
+    train(data, tmp_path / "whole", TINY, 0)
+    original = ecapa_train._Trainer.checkpoint
+
+    def die(self, path, identity, epochs):
+        original(self, path, identity, epochs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ecapa_train._Trainer, "checkpoint", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "killed", TINY, 0)
+    shutil.copytree(tmp_path / "killed", tmp_path / "changed")
+    train(data, tmp_path / "killed", TINY, 0)
+    assert same(tmp_path / "killed", tmp_path / "whole")
+    assert len((tmp_path / "killed" / "train.log").read_text().splitlines()) == 2
+    train(
+        data, tmp_path / "changed", replace(TINY, margin=0.1), 0
+    )  # a checkpoint of something else is not used
+    train(data, tmp_path / "fresh", replace(TINY, margin=0.1), 0)
+    assert same(tmp_path / "changed", tmp_path / "fresh")
+
+
+def test_it_learns_voices(data: DataDir, tmp_path: Path):
+    """After 12 epochs, utterances of one voice are closer to each other than to the other's."""
+    train(data, tmp_path / "out", replace(TINY, epochs=12), 0)
+    vectors = Ecapa(tmp_path / "out").embed(
+        [tone(1.0, pitch, 7 + i) for pitch in (110.0, 230.0) for i in range(2)]
+    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors.T
+    assert min(cosines[0, 1], cosines[2, 3]) > cosines[:2, 2:].max() + 0.2
+    losses = [float(line.split("dev_loss ")[1].split()[0]) for line in open(tmp_path / "out" / "train.log")]
+    assert min(losses) < losses[0]
+
+
+def test_speeds_add_speakers(data: DataDir, tmp_path: Path):
+    settings = replace(TINY, speeds=(1.0, 0.9, 1.1))
+    features, segments = ecapa_train._features(data, ["a", "b"], tmp_path, settings)
+    assert sorted(set(segments.speaker.tolist())) == list(range(6))
+    assert segments.frames[1] == pytest.approx(segments.frames[0] / 0.9, abs=2)
+    assert len(features) == segments.frames.sum()
+
+
+def test_the_split_holds_out_utterances_but_never_a_speaker():
+    speaker = np.repeat(np.arange(5), [10, 10, 10, 9, 1])
+    whole = Segments(np.arange(40) * 100, np.full(40, 100), speaker)
+    training, dev = split(whole, 0.1, 30, rng())
+    assert len(dev.start) == 4
+    assert not set(dev.start) & set(training.start)
+    assert set(training.speaker) == set(range(5))
+
+
+def test_with_one_utterance_each_the_ends_are_held_out():
+    whole = Segments(np.array([0, 100, 700]), np.array([100, 600, 30]), np.arange(3))
+    training, dev = split(whole, 0.1, 40, rng())
+    assert training.frames.tolist() == [60, 540, 15]
+    assert dev.frames.tolist() == [40, 60, 15]
+    assert dev.start.tolist() == [60, 640, 715]
+
+
+def test_the_learning_rate_peaks_and_decays():
+    rates = [learning_rate(step, 100, EcapaTrainConfig()) for step in range(100)]
+    assert max(rates) == rates[9] == 2e-3
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(2e-5)
+
+
+def test_crops_lie_inside_their_segment_and_repeat_short_ones():
+    features = np.arange(50, dtype=np.float16)[:, None]
+    segments = Segments(np.array([10, 40]), np.array([20, 4]), np.array([3, 5]))
+    seen = set()
+    for seed in range(60):
+        batch, target = crops(features, segments, 8, np.random.default_rng(seed))
+        assert target.tolist() == [3, 5]
+        first = batch[0, :, 0].tolist()
+        assert first == list(range(int(first[0]), int(first[0]) + 8))
+        assert sorted(set(batch[1, :, 0].tolist())) == [40, 41, 42, 43]
+        seen.add(first[0])
+    assert (min(seen), max(seen)) == (10, 22)
+
+
+def test_one_speaker_and_bad_settings_are_refused(tmp_path: Path):
+    alone = make_set(tmp_path / "one", {"a-0": tone(0.5, 100.0)}, {"a": "f"}, {})
+    with pytest.raises(UserError, match="two or more"):
+        train(DataDir.read(alone, "audio"), tmp_path / "out", TINY, 0)
+    with pytest.raises(UserError, match="at least 4 crops"):
+        replace(TINY, batch_size=2)
+
+
+@pytest.mark.parametrize("name", ["asv_ecapa", "asv_ecapa_mini"])
+def test_the_shipped_configurations_load(name: str):
+    settings = config.load(EcapaTrainConfig, config.ROOT / "conf" / "train" / f"{name}.yaml")
+    if name == "asv_ecapa":
+        assert settings == EcapaTrainConfig()  # the documented defaults
