@@ -143,6 +143,8 @@ def finish(out: Path, stage: str, *, counts: dict[str, int], seconds: float) -> 
             "version": __version__,
         },
     )
+    for left in partial.rglob("*.tmp"):  # of killed jobs
+        left.unlink()
     plan.unlink()
     if out.exists():
         out.rename(_old_of(out))

@@ -21,12 +21,22 @@ from ..data.datadir import DataDir, list_sets
 from ..errors import Problems, UserError
 from ..evaluators.base import Metric
 
-PACKAGES = ("matplotlib", "numba", "numpy", "pyworld", "resemblyzer", "scipy", "soundfile", "speechbrain", "torch")
+PACKAGES = (
+    "matplotlib",
+    "numba",
+    "numpy",
+    "pyworld",
+    "resemblyzer",
+    "scipy",
+    "soundfile",
+    "speechbrain",
+    "torch",
+)
 OWN = (":(exclude,glob)egs/*/RESULTS.md", ":(exclude,glob)egs/*/results.json")
 
 
 def commit(root: Path = ROOT) -> str:
-    """The version-control state of the code: tag or commit, `-dirty` if a tracked file differs; "unknown" without git."""
+    """State of the code: tag or commit, `-dirty` if a tracked file differs; "unknown" without version control."""
     if not (root / ".git").exists():  # an installed copy may lie inside another project's repository
         return "unknown"
     git = ["git", "-C", str(root)]
@@ -65,65 +75,108 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         what `results.json` holds: recipe, seed, commit, versions, systems, evaluators, sets, metrics.
 
     Raises:
-        UserError: naming every score that is missing and the stage that makes it.
+        UserError: naming every score that is missing, or made from something else than the recipe says, and the stage
+            that makes it.
     """
     metrics: list[dict[str, Any]] = []
-    systems, evaluators = [], []
+    systems = []
     settings = {name: config.load_evaluator(recipe, name, recipe_dir) for name in recipe.evaluators}
     kinds = {
         name: registry.resolve(registry.EVALUATORS, "evaluator", one.evaluator).kind
         for name, one in settings.items()
     }
+    sets = [DataDir.read(path) for path in list_sets(recipe_dir / "dump")]
+    if not sets:
+        raise UserError("no formatted sets", path=recipe_dir / "dump", hint="run stage 'format' first")
     problems = Problems()
     for name in recipe.systems:
         system = config.load_system(recipe, name, recipe_dir)
-        systems.append(
-            {
-                "name": name,
-                "description": system.description,
-                "reference": system.reference,
-                "lower_bound": system.lower_bound,
-                "config_hash": config.digest(config.to_dict(system)),
-            }
-        )
-        for evaluator in recipe.evaluators:
+        facts = {
+            "name": name,
+            "description": system.description,
+            "reference": system.reference,
+            "lower_bound": system.lower_bound,
+            "config_hash": config.digest(config.to_dict(system)),
+        }
+        systems.append(facts)
+        inputs = _inputs(recipe, recipe_dir, facts, sets, problems)
+        for evaluator, one in settings.items():
             if not (system.lower_bound and kinds[evaluator] == "paired"):  # nothing to compare originals with
-                metrics += _read(recipe_dir, name, evaluator, problems)
+                wanted = {"config": config.digest(one.params), "seed": recipe.seed, "inputs": inputs}
+                metrics += _read(recipe_dir, name, evaluator, wanted, problems)
     problems.raise_if_any()
-    for name, one in settings.items():
-        evaluators.append({"name": name, "description": one.description, "kind": kinds[name]})
-    sets = [_describe(DataDir.read(path)) for path in list_sets(recipe_dir / "dump")]
-    if not sets:
-        raise UserError("no formatted sets", path=recipe_dir / "dump", hint="run stage 'format' first")
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "commit": commit(),
         "versions": versions(),
         "systems": systems,
-        "evaluators": evaluators,
-        "sets": sets,
-        "metrics": metrics + _means(metrics, {s["name"]: s["corpus"] for s in sets}),
+        "evaluators": [
+            {"name": name, "description": one.description, "kind": kinds[name]}
+            for name, one in settings.items()
+        ],
+        "sets": [_describe(data) for data in sets],
+        "metrics": metrics + _means(metrics, {data.name: data.meta.corpus for data in sets}),
     }
 
 
-def _read(recipe_dir: Path, system: str, evaluator: str, problems: Problems) -> list[dict[str, Any]]:
-    """The flattened metrics of one system and evaluator; a missing or foreign file is a problem."""
+def _inputs(
+    recipe: Recipe, recipe_dir: Path, system: dict[str, Any], sets: list[DataDir], problems: Problems
+) -> dict[str, list[str | None]]:
+    """Fingerprints of every original set and its anonymized copy, as the scores must have been made from them.
+
+    A copy that is missing, or was made with another configuration or seed than the recipe's, is a problem: the report
+    would credit the recipe with numbers of something else.
+    """
+    found: dict[str, list[str | None]] = {}
+    for data in sets:
+        if data.meta.role not in recipe.anonymize_roles:
+            continue
+        found[data.name] = [data.fingerprint, None]
+        if system["lower_bound"]:
+            continue
+        place = recipe_dir / "exp" / system["name"] / "data" / data.name
+        made = stamp.read(place)
+        if made is None:
+            problems.add("not anonymized", path=place, hint="run stage 'anonymize'")
+            continue
+        changed = _changed(made["fields"], {"system": system["config_hash"], "seed": recipe.seed})
+        if changed:
+            problems.add(
+                f"not this recipe's: differs in {changed}",
+                path=place,
+                hint="run stage 'anonymize' with --force true",
+            )
+        found[data.name][1] = DataDir.read(place).fingerprint
+    return found
+
+
+def _changed(fields: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Names of the fields of a stamp that are not as the recipe wants them."""
+    return ", ".join(name for name, value in wanted.items() if fields.get(name) != value)
+
+
+def _read(
+    recipe_dir: Path, system: str, evaluator: str, wanted: dict[str, Any], problems: Problems
+) -> list[dict[str, Any]]:
+    """The flattened metrics of one system and evaluator; a missing, foreign or outdated file is a problem."""
     place = recipe_dir / "exp" / system / "score" / evaluator
+    command = f"./run.sh --stage score --systems {system}"
     try:
-        stamp.require(place, "score")
+        made = stamp.require(place, "score")
     except UserError:
-        problems.add(
-            f"system '{system}' is not scored by '{evaluator}'", path=place,
-            hint=f"run stage 'score': ./run.sh --stage score --systems {system}",
-        )  # fmt: skip
+        hint = f"run stage 'score': {command}"
+        problems.add(f"system '{system}' is not scored by '{evaluator}'", path=place, hint=hint)
         return []
+    changed = _changed(made["fields"], wanted)
+    if changed:
+        problems.add(f"not this recipe's: differs in {changed}", path=place, hint=f"{command} --force true")
     try:
         data = stamp.read_json(place / "metrics.json")
         found = [Metric.from_dict(values) for values in data["metrics"]]
         named = (data["system"], data["evaluator"])
     except (OSError, ValueError, KeyError, TypeError):
-        problems.add("missing or damaged", path=place / "metrics.json", hint="run stage 'score' with --force true")
+        problems.add("missing or damaged", path=place / "metrics.json", hint=f"{command} --force true")
         return []
     if named != (system, evaluator):
         problems.add(f"is about {named}", path=place / "metrics.json", expected=f"{(system, evaluator)}")
@@ -139,7 +192,10 @@ def _means(metrics: list[dict[str, Any]], corpus: dict[str, str]) -> list[dict[s
     from ..evaluators.asv import mean_of  # imports torch, which reading results.json alone must not
 
     def key(m: dict[str, Any]) -> tuple[str, ...]:
-        return (*(m[k] for k in ("system", "evaluator", "name", "condition", "split")), corpus.get(m["set"], ""))
+        return (
+            *(m[k] for k in ("system", "evaluator", "name", "condition", "split")),
+            corpus.get(m["set"], ""),
+        )
 
     both = {(key(m), m["set"]) for m in metrics if m["group"] == "avg"}
     single = [m for m in metrics if m["group"] in ("f", "m") and (key(m), m["set"]) not in both]

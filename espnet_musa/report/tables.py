@@ -27,7 +27,10 @@ KINDS = {
     "pitch_correlation": Kind("pitch correlation", 2, best=1.0),
 }
 ATTACKERS = {
-    "oo": ("unprotected (OO)", "original enrolment, original trials: no anonymization, the lower bound of privacy"),
+    "oo": (
+        "unprotected (OO)",
+        "original enrolment, original trials: no anonymization, the same error for every attacker",
+    ),
     "oa": (
         "ignorant (OA)",
         "original enrolment, anonymized trials: the attacker does not know that the trials are anonymized",
@@ -44,8 +47,11 @@ MORE_PRIVACY = (
 )
 LOWER_BOUND = "original speech: lower bound of privacy, not anonymized"
 INTERVALS = "Square brackets hold 95 % confidence intervals (bootstrap over speakers)."
-MEANS = "Rates are plain means of female and male where both were measured; a sex in parentheses was measured alone."
+MEANS = (
+    "Values are plain means of female and male where both were measured; (f) or (m) marks one measured alone."
+)
 NONE = "–"
+_ROWS = ("split", "set", "system")
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ def show(metric: dict[str, Any]) -> str:
     """A measured value as text: `12.3`, or `12.3 [10.1, 14.2]` with its interval."""
     digits = kind(metric["name"]).decimals
     value, low, high = (
-        None if metric[k] is None else f"{round(metric[k], digits) + 0.0:.{digits}f}" for k in ("value", "low", "high")
+        None if metric[k] is None else f"{round(metric[k], digits) + 0.0:.{digits}f}"
+        for k in ("value", "low", "high")
     )  # + 0.0 turns -0.0 into 0.0
     return value if low is None or high is None else f"{value} [{low}, {high}]"
 
@@ -106,22 +113,25 @@ def shown(results: dict[str, Any]) -> Metrics:
     return [m for m in results["metrics"] if m["condition"] != "oo" or not bound or m["system"] in bound]
 
 
-def headline(results: dict[str, Any], privacy: bool) -> Metrics:
-    """One metric for each system, evaluator, set and condition: the mean of the genders, else all, else the only one.
-
-    Sets that were averaged (`parts`) are represented by their mean.
-    """
-    found = [m for m in shown(results) if kind(m["name"]).privacy == privacy]
-    averaged = {(m["evaluator"], m["name"], part) for m in found for part in m["parts"]}
+def per_set(results: dict[str, Any], privacy: bool) -> Metrics:
+    """One metric for each system, evaluator, set and condition: mean of genders, else all, else what there is."""
     rank = {"avg": 0, "all": 1}
     best: dict[tuple, dict[str, Any]] = {}
-    for m in found:
-        if (m["evaluator"], m["name"], m["set"]) in averaged:
-            continue
+    for m in sorted(shown(results), key=_order(results)):
         key = tuple(m[k] for k in ("system", "evaluator", "name", "set", "condition"))
+        if kind(m["name"]).privacy != privacy or m["parts"]:
+            continue
         if key not in best or rank.get(m["group"], 2) < rank.get(best[key]["group"], 2):
             best[key] = m
     return list(best.values())
+
+
+def headline(results: dict[str, Any], privacy: bool) -> Metrics:
+    """`per_set`, but sets that were averaged (`parts`) are represented by their mean."""
+    means = [m for m in shown(results) if m["parts"] and kind(m["name"]).privacy == privacy]
+    averaged = {(m["evaluator"], m["name"], part) for m in means for part in m["parts"]}
+    rest = per_set(results, privacy)
+    return means + [m for m in rest if (m["evaluator"], m["name"], m["set"]) not in averaged]
 
 
 def _order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
@@ -141,7 +151,12 @@ def _order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
 
 
 def _pivot(
-    results: dict[str, Any], metrics: Metrics, rows: Iterable[str], columns: Iterable[str], *, alone: bool = True
+    results: dict[str, Any],
+    metrics: Metrics,
+    rows: Iterable[str],
+    columns: Iterable[str],
+    *,
+    alone: bool = True,
 ) -> Table:
     """Spread metrics over a table; cells that nobody measured hold a dash.
 
@@ -149,20 +164,20 @@ def _pivot(
         results: gives the order and the lower bound.
         metrics: at most one for each row and column.
         rows: fields that label a row; `set` is left out where every split has one set only.
-        columns: fields that label a column, one level each; a level that is empty throughout is left out.
-        alone: mark a value of one sex.
+        columns: fields that label a column, joined by level; a level that is empty throughout is left out.
+        alone: mark a value of one gender.
     """
     order = _order(results)
     metrics = sorted(metrics, key=order)
     if len({m["set"] for m in metrics}) == len({m["split"] for m in metrics}):
         rows = [k for k in rows if k != "set"]
-    columns = [c for c in columns if any(_level(m, c) for m in metrics)]
+    columns = [c for c in columns if any(_joined(m, c) for m in metrics)]
     bound = {s["name"] for s in results["systems"] if s["lower_bound"]}
     by_column = sorted(metrics, key=lambda m: order(m)[3:])
-    heads = list(dict.fromkeys(tuple(_level(m, c) for c in columns) for m in by_column))
+    heads = list(dict.fromkeys(tuple(_joined(m, c) for c in columns) for m in by_column))
     lines: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, Any]]] = {}
     for m in metrics:
-        lines.setdefault(tuple(_level(m, k) for k in rows), {})[tuple(_level(m, c) for c in columns)] = m
+        lines.setdefault(tuple(_level(m, k) for k in rows), {})[tuple(_joined(m, c) for c in columns)] = m
     out = []
     for keys, found in lines.items():
         cells, shares = [], []
@@ -180,36 +195,67 @@ def _share(metric: dict[str, Any]) -> float | None:
     return None if best is None else min(1.0, max(0.0, metric["value"] / best))
 
 
+def _joined(metric: dict[str, Any], names: Iterable[str]) -> str:
+    return ": ".join(text for text in (_level(metric, name) for name in names) if text)
+
+
 def _level(metric: dict[str, Any], name: str) -> str:
     """Text of a row label or of a heading's level."""
     if name == "condition":
         return ATTACKERS[metric["condition"]][0] if metric["condition"] in ATTACKERS else metric["condition"]
     if name == "group":
-        return {"f": "female", "m": "male", "all": "pooled", "avg": "mean", "x": "cross"}.get(metric["group"], "")
+        return {"f": "female", "m": "male", "all": "pooled", "avg": "mean", "x": "cross"}.get(
+            metric["group"], ""
+        )
     return label(metric) if name == "name" else metric[name]
 
 
 def privacy(results: dict[str, Any]) -> Table:
-    """Systems against evaluators and attackers."""
-    return _pivot(results, headline(results, True), ("split", "set", "system"), ("evaluator", "name", "condition"))
+    """Systems against evaluators and attackers.
+
+    Original speech is what a system that changes nothing makes, so its one error stands under every attacker.
+    """
+    found = headline(results, True)
+    attacks = {e: [c for c in ("oa", "aa") if _has(found, e, c)] for e in {m["evaluator"] for m in found}}
+    repeated = [
+        {**m, "condition": c}
+        for m in found
+        for c in (attacks[m["evaluator"]] if m["condition"] == "oo" else [])
+        if not _has(found, m["evaluator"], c, m["system"])
+    ]
+    rest = [m for m in found if m["condition"] != "oo" or not attacks[m["evaluator"]]]
+    return _pivot(results, repeated + rest, _ROWS, (("evaluator", "name"), ("condition",)))
+
+
+def _has(metrics: Metrics, evaluator: str, condition: str, system: str | None = None) -> bool:
+    """Whether an evaluator measured a condition (of a system)."""
+    return any(
+        (m["evaluator"], m["condition"]) == (evaluator, condition) and system in (None, m["system"])
+        for m in metrics
+    )
 
 
 def privacy_lines(results: dict[str, Any]) -> Table:
     """The privacy table with a line for each attacker: narrow enough for a terminal."""
-    return _pivot(results, headline(results, True), ("split", "set", "system", "condition"), ("evaluator", "name"))
+    return _pivot(results, headline(results, True), (*_ROWS, "condition"), (("evaluator",), ("name",)))
 
 
 def utility(results: dict[str, Any]) -> Table:
     """Systems against what they keep of the speech."""
-    return _pivot(results, headline(results, False), ("split", "set", "system"), ("evaluator", "name"))
+    return _pivot(results, headline(results, False), _ROWS, (("evaluator",), ("name",)))
 
 
-def genders(results: dict[str, Any]) -> Table:
-    """Every metric of a single sex."""
-    found = [m for m in shown(results) if m["group"] in ("f", "m")]
-    return _pivot(
-        results, found, ("split", "set", "system", "condition"), ("evaluator", "name", "group"), alone=False
-    )
+def genders(results: dict[str, Any], privacy: bool) -> Table:
+    """Every metric of a single gender; sets that were averaged share their rows."""
+    of_kind = [m for m in shown(results) if kind(m["name"]).privacy == privacy]
+    whole = {(m["evaluator"], m["name"], part): m["set"] for m in of_kind for part in m["parts"]}
+    found = [
+        {**m, "set": whole.get((m["evaluator"], m["name"], m["set"]), m["set"])}
+        for m in of_kind
+        if m["group"] in ("f", "m")
+    ]
+    rows = (*_ROWS, "condition") if privacy else _ROWS
+    return _pivot(results, found, rows, (("evaluator", "name"), ("group",)), alone=False)
 
 
 def everything(results: dict[str, Any]) -> Table:

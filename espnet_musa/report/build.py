@@ -1,0 +1,169 @@
+"""Everything of the report from a recipe's directory: `results.json`, `RESULTS.md`, figures and `report.html`."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from .. import config, stamp
+from ..config import Recipe
+from ..data.datadir import SAMPLE_RATE, DataDir, list_sets
+from ..data.table import write_text
+from . import examples, figures, html, markdown, scores, tables
+from .html import Plot, Sample, Version
+from .results import collect
+
+_POOLED = "Trials of both genders are drawn together; the number is the table's."
+
+
+def build(recipe: Recipe, recipe_dir: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Write the report of a recipe.
+
+    Args:
+        recipe: what was run.
+        recipe_dir: where; gets `results.json`, `RESULTS.md` and `exp/report/`, each whole or not at all.
+
+    Returns:
+        the results and the files for people.
+
+    Raises:
+        UserError: if something has not been scored.
+    """
+    results = collect(recipe, recipe_dir)
+    out = recipe_dir / "exp" / "report"
+    partial = stamp.begin(
+        out, "report", _fields(recipe, recipe_dir, results), force=True
+    )  # cheap, so never refused
+    if partial is not None:
+        started = time.monotonic()
+        (partial / "figures").mkdir(exist_ok=True)
+        plots = [_save(partial / "figures", *made) for made in _plots(results, recipe_dir)]
+        samples = _samples(recipe, recipe_dir, results, partial / "figures")
+        write_text(partial / "report.html", html.page(results, plots, samples))
+        counts = {"figures": len(plots), "examples": len(samples)}
+        stamp.finish(out, "report", counts=counts, seconds=time.monotonic() - started)
+    stamp.write_json(recipe_dir / "results.json", results)
+    write_text(recipe_dir / "RESULTS.md", markdown.render(results))
+    files = [recipe_dir / "RESULTS.md", recipe_dir / "results.json", out / "figures", out / "report.html"]
+    return results, files
+
+
+def _fields(recipe: Recipe, recipe_dir: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """What the report is made from: the stamps of the scores (which name the audio), and its own code.
+
+    With the code in it, a change of the report is never taken for up to date.
+    """
+    code = hashlib.sha256(
+        b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))
+    ).hexdigest()
+    scored = [
+        recipe_dir / "exp" / system["name"] / "score" / evaluator["name"]
+        for system in results["systems"]
+        for evaluator in results["evaluators"]
+    ]
+    stamps = {path.relative_to(recipe_dir).as_posix(): stamp.read(path) for path in scored}
+    return {
+        "results": config.digest(results),
+        "config": config.digest(config.to_dict(recipe.report)),
+        "code": code[:16],
+        "inputs": {name: config.digest(found["fields"]) for name, found in stamps.items() if found},
+    }
+
+
+def _save(folder: Path, name: str, section: str, caption: str, alt: str, figure: Figure) -> Plot:
+    content = figures.png(figure)
+    (folder / f"{name}.png").write_bytes(content)
+    (folder / f"{name}.svg").write_bytes(figures.svg(figure))
+    return Plot(name, section, caption, alt, content)
+
+
+def _plots(results: dict[str, Any], recipe_dir: Path) -> Iterator[tuple[str, str, str, str, Figure]]:
+    """Name, section, caption, description and figure of every plot."""
+    made = [s["name"] for s in results["systems"] if not s["lower_bound"]]
+    panels = _tradeoff(results)
+    if panels:
+        yield (
+            "privacy_utility", "tradeoff",
+            "Attackers' EER against pitch correlation; up and right is better. Open circles: ignorant attacker, "
+            "filled: lazy-informed. Lines are 95 % confidence intervals.",
+            "Scatter plot of privacy against utility; the numbers are those of the tables of results.",
+            figures.privacy_utility(panels, made, "pitch correlation"),
+        )  # fmt: skip
+    found = scores.load(results, recipe_dir)
+    for (evaluator, name), group in groupby(found, key=lambda s: (s.evaluator, s.set)):
+        yield (
+            f"scores_{evaluator}_{name}", "scores",
+            f"Scores of {evaluator} on {name}: the more the two kinds of trials overlap, the more private. {_POOLED}",
+            f"Histograms of the scores of {evaluator} for same-speaker and different-speaker trials of {name}.",
+            figures.score_histograms(list(group)),
+        )  # fmt: skip
+    for evaluator, group in groupby(found, key=lambda s: s.evaluator):
+        panels = [(name, list(curves)) for name, curves in groupby(group, key=lambda s: s.set)]
+        yield (
+            f"det_{evaluator}", "det",
+            f"Errors of {evaluator} at every threshold; further up and right is more private, the grey line is "
+            "where both errors are equal. Trials of both genders are drawn together.",
+            f"Detection error trade-off curves of {evaluator} for every system and attacker.",
+            figures.det_curves(panels, made),
+        )  # fmt: skip
+
+
+def _tradeoff(results: dict[str, Any]) -> list[tuple[str, list[figures.Point], float | None]]:
+    """Panels (evaluator and set) of the plot of privacy and utility."""
+    utility = {
+        (m["set"], m["system"]): m
+        for m in tables.headline(results, False)
+        if m["name"] == "pitch_correlation"
+    }
+    errors = [m for m in tables.headline(results, True) if m["name"] == "eer"]
+    panels = []
+    for evaluator, name in dict.fromkeys((m["evaluator"], m["set"]) for m in errors):
+        own = [m for m in errors if (m["evaluator"], m["set"]) == (evaluator, name)]
+        points = [
+            figures.Point(
+                m["system"], m["condition"], kept["value"], m["value"], _interval(kept), _interval(m)
+            )
+            for m in own
+            if m["condition"] != "oo" and (kept := utility.get((m["set"], m["system"])))
+        ]
+        if points:
+            bound = next((m["value"] for m in own if m["condition"] == "oo"), None)
+            panels.append((f"{evaluator}\n{name}", points, bound))
+    return panels
+
+
+def _interval(metric: dict[str, Any]) -> tuple[float, float] | None:
+    return None if metric["low"] is None or metric["high"] is None else (metric["low"], metric["high"])
+
+
+def _samples(recipe: Recipe, recipe_dir: Path, results: dict[str, Any], folder: Path) -> list[Sample]:
+    """Utterances of evaluation sets that every system has anonymized."""
+    bound = next((s["name"] for s in results["systems"] if s["lower_bound"]), "original")
+    made = [s["name"] for s in results["systems"] if not s["lower_bound"]]
+    versions = {system: recipe_dir / "exp" / system / "data" for system in made}
+    roles = [role for role in ("trial", "utility") if role in recipe.anonymize_roles]
+    paths = list_sets(recipe_dir / "dump", roles)
+    sets = [DataDir.read(path) for path in paths if all((v / path.name).is_dir() for v in versions.values())]
+    chosen = examples.choose(sets, recipe.report.examples, recipe.seed)
+    samples = []
+    for number, one in enumerate(examples.load(chosen, bound, versions), start=1):
+        seconds = max(clip.wav.size for clip in one.clips) / SAMPLE_RATE
+        shown = []
+        for clip in one.clips:
+            original = clip.system == bound
+            figure = figures.example(
+                clip.wav, SAMPLE_RATE, clip.f0, hop=examples.HOP, tone=figures.colour(clip.system, made),
+                original=None if original else one.clips[0].f0, seconds=seconds,
+            )  # fmt: skip
+            content = figures.png(figure)
+            (folder / f"example_{number}_{clip.system}.png").write_bytes(content)
+            alt = f"Spectrogram and pitch contour of {one.utt}, {clip.system}."
+            shown.append(Version(clip.system, alt, content, clip.flac()))
+        samples.append(Sample(one.set, one.utt, one.facts, one.text, shown, one.cut))
+    return samples
