@@ -237,7 +237,11 @@ def _check_audio(data: DataDir, problems: Problems) -> None:
         return
     for utt in data.utts:
         file = data.audio_path(utt)
-        inside = (data.path.resolve().name.removesuffix(".partial"), "wav", file.name)  # the name it is published under
+        inside = (
+            data.path.resolve().name.removesuffix(".partial"),
+            "wav",
+            file.name,
+        )  # the name it is published under
         if Path(scp[utt]).parts[-3:] != inside:
             problems.add(
                 f"'{scp[utt]}' lies outside this directory", path=data.path / "wav.scp", utt=utt,

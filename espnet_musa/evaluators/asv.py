@@ -26,10 +26,10 @@ from ..metrics.bootstrap import eer_interval
 from ..metrics.eer import eer
 from ..seed import generator
 from .base import Metric, Resources, VerificationEvaluator
-from .encoders import Ecapa, Resemblyzer, SpeakerEncoder, embed_datadir
 
 if TYPE_CHECKING:
     from ..data.datadir import DataDir
+    from .encoders import SpeakerEncoder
 
 log = get_logger(__name__)
 ENCODERS = ("ecapa", "resemblyzer")
@@ -85,6 +85,8 @@ class Asv(VerificationEvaluator):
         speakers, utts, owner = enrolment(enroll_orig)
         trials = read_trials(trial_orig.path / "trials", speakers, trial_orig.utts)
         groups = _groups(enroll_orig, trial_orig, speakers, trials)
+        from .encoders import embed_datadir  # torch: only who scores waits for it
+
         encoder = self._encoder(resources)
         cache = resources.cache or out / "embeddings"
         wanted = [c for c in CONDITIONS if c in self.conditions and (c == "oo" or trial_anon is not None)]
@@ -100,6 +102,8 @@ class Asv(VerificationEvaluator):
         return metrics
 
     def _encoder(self, resources: Resources) -> SpeakerEncoder:
+        from .encoders import Ecapa, Resemblyzer
+
         if self.encoder == "resemblyzer":
             return Resemblyzer(resources.device)
         model_dir = resources.model_dir if self.model == "recipe" else Path(self.model)

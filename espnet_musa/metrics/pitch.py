@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.signal import correlate
 
 from ..errors import UserError, suggest
 
@@ -20,6 +19,8 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 def _vpc2022(a: np.ndarray, b: np.ndarray) -> float:
     """VoicePrivacy 2022: any lag, circular shift, unvoiced zeros included."""
+    from scipy.signal import correlate  # takes seconds to import: only who correlates waits for it
+
     n = max(a.size, b.size)
     # the first and last frames of both tracks are put on each other
     a, b = (

@@ -15,13 +15,9 @@ from ..data.datadir import DataDir, list_sets
 from ..errors import UserError
 from ..evaluators.ecapa_train import EcapaTrainConfig, train
 from ..log import get_logger
+from .score import model_dir
 
 log = get_logger(__name__)
-
-
-def model_dir(root: Path, evaluator: str) -> Path:
-    """Where the attacker of an evaluator, trained on original speech, is published."""
-    return root / "exp" / "attackers" / evaluator
 
 
 def attack(recipe: Recipe, root: Path, *, device: str, force: bool) -> None:

@@ -11,10 +11,14 @@ from ..data.datadir import DataDir, list_sets
 from ..errors import UserError
 from ..evaluators.base import Metric, Resources
 from ..log import get_logger
-from .attack import model_dir
 
 log = get_logger(__name__)
 Pair = tuple[DataDir, DataDir | None]  # original and anonymized; None for the lower bound
+
+
+def model_dir(root: Path, evaluator: str) -> Path:
+    """Where the attacker of an evaluator, trained on original speech by stage 7, is published."""
+    return root / "exp" / "attackers" / evaluator
 
 
 def pairs(recipe: Recipe, root: Path, system: str, lower_bound: bool) -> dict[str, Pair]:
@@ -60,9 +64,6 @@ def score(recipe: Recipe, root: Path, system_name: str, *, jobs: int, device: st
     sets = pairs(recipe, root, system_name, system.lower_bound)
     for name in recipe.evaluators:
         settings = config.load_evaluator(recipe, name, root)
-        evaluator = registry.resolve(registry.EVALUATORS, "evaluator", settings.evaluator)(**settings.params)
-        if evaluator.kind == "paired" and system.lower_bound:
-            continue
         model = model_dir(root, name) if settings.train else None
         fields = {
             "config": config.digest(settings.params),
@@ -71,10 +72,13 @@ def score(recipe: Recipe, root: Path, system_name: str, *, jobs: int, device: st
             "inputs": {k: [o.fingerprint, a and a.fingerprint] for k, (o, a) in sets.items()},
         }
         out = root / "exp" / system_name / "score" / name
-        partial = stamp.begin(out, "score", fields, force=force)
-        if partial is None:
+        if (stamp.read(out) or {}).get("fields") == fields:
             log.info("score: %s, %s: up to date", system_name, name)
             continue
+        evaluator = registry.resolve(registry.EVALUATORS, "evaluator", settings.evaluator)(**settings.params)
+        if evaluator.kind == "paired" and system.lower_bound:
+            continue
+        partial = stamp.begin(out, "score", fields, force=force)
         started = time.monotonic()
         resources = Resources(model, root / "exp" / "cache" / name, device, jobs, recipe.seed)
         metrics = _run(evaluator, sets, partial, resources)
