@@ -15,11 +15,9 @@ from .base import Anonymizer, Source
 
 _HOP_MS = 5.0
 _UNVOICED = 500.0  # Hz; where WORLD puts pulses in unvoiced frames
-_BEFORE, _STEER, _AFTER = (
-    60,
-    40,
-    50,
-)  # frames synthesised before a chunk (the first ones steered) and after it
+_BEFORE = 60  # frames synthesised before a chunk, to be thrown away;
+_STEER = 40  # the first of them change the pitch so that the pulses fall in step
+_AFTER = 50  # frames synthesised after a chunk, for its last pulses
 _FADE = 160  # samples of cross-fade from chunk to chunk
 
 

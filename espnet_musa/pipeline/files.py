@@ -8,6 +8,7 @@ from pathlib import Path
 
 import soundfile as sf
 
+from .. import registry
 from .. import seed as seeds
 from ..config import FormatConfig, System
 from ..data.audio import AudioFile
@@ -76,6 +77,11 @@ def anonymize_files(
     targets = plan_targets(
         seed, name, system, [DataDir(Path("files"), {"utt2spk": table, "wav.scp": table}, Meta())]
     )
+    if registry.resolve(registry.TARGETS, "target policy", system.target.policy).public:
+        log.warning(
+            "the targets of %s are a published constant, whatever the seed: to compare, not to protect; "
+            "--set %s.target.policy=uniform draws secret ones", name, name,
+        )  # fmt: skip
     anonymizer = build(system, device)
     settings = replace(FormatConfig(), channels=channels, min_rate=8000)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import config
 
@@ -19,10 +19,12 @@ class TargetPolicy:
 
     Attributes:
         level: one of `LEVELS`.
+        public: whether the targets are known to everybody, whatever the seed: good for comparing, not for protecting.
         params: the checked parameters.
     """
 
     level: str = "constant"
+    public: ClassVar[bool] = False
 
     @dataclass(frozen=True)
     class Params:

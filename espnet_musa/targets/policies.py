@@ -112,6 +112,7 @@ class Vpc2024Uniform(TargetPolicy):
     target and can undo it. The recipe's seed and the system's name have no influence. Use `uniform` instead.
     """
 
+    public: ClassVar[bool] = True
     SEED_TEXT: ClassVar[str] = "VPC2024"
 
     @dataclass(frozen=True)
