@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 SHOWN = 5  # problems printed before "... and N more"
 
@@ -31,19 +32,15 @@ def describe(
 
 
 class UserError(Exception):
-    """Bad input, configuration or environment: one clear message, exit code 2."""
+    """Bad input, configuration or environment: one clear message, exit code 2.
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        path: str | Path | None = None,
-        line: int | None = None,
-        utt: str | None = None,
-        expected: str | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(describe(message, path=path, line=line, utt=utt, expected=expected, hint=hint))
+    Args:
+        message: what is wrong.
+        where: `path`, `line`, `utt`, `expected`, `hint` of `describe`.
+    """
+
+    def __init__(self, message: str, **where: Any) -> None:
+        super().__init__(describe(message, **where))
 
 
 class Problems:
@@ -58,20 +55,11 @@ class Problems:
         self.count = 0
         self._shown = shown
 
-    def add(
-        self,
-        message: str,
-        *,
-        path: str | Path | None = None,
-        line: int | None = None,
-        utt: str | None = None,
-        expected: str | None = None,
-        hint: str | None = None,
-    ) -> None:
+    def add(self, message: str, **where: Any) -> None:
         """Record one problem; the arguments are those of `UserError`."""
         self.count += 1
         if len(self.texts) < self._shown:
-            self.texts.append(describe(message, path=path, line=line, utt=utt, expected=expected, hint=hint))
+            self.texts.append(describe(message, **where))
 
     def __bool__(self) -> bool:
         return self.count > 0
