@@ -78,6 +78,11 @@ changes=()
 [[ -z ${seed} ]] || changes+=(--set "seed=${seed}")
 for change in ${set[@]+"${set[@]}"}; do changes+=(--set "${change}"); done
 mkdir -p exp/log
+exec 9>exp/.lock # held until this run and all it started have ended; a second run would change exp/recipe.yaml under it
+if command -v flock >/dev/null && ! flock -n 9; then
+  echo "run.sh: another run is at work in ${PWD##*/}; wait for it, or copy the recipe" >&2
+  exit 2
+fi
 chosen=$("${PYTHON}" -m espnet_musa.bin.plan --config "${config}" --out exp/recipe.yaml \
   ${changes[@]+"${changes[@]}"} -- ${more_options[@]+"${more_options[@]}"})
 read -ra chosen <<<"${chosen}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -92,6 +94,16 @@ def test_failure_names_the_command_that_goes_on(root):
     assert done.returncode == 2
     assert "utt2spk:1: line ends with CR" in done.stderr
     assert "--nj 1 --stage format" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="no flock on this machine")
+def test_two_runs_do_not_share_a_recipe(root):
+    (root / "exp").mkdir()
+    with (root / "exp/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run(root, "--stage", "2", "--stop-stage", "2")
+    assert done.returncode == 2 and "another run is at work" in done.stderr
+    assert run(root, "--stage", "2", "--stop-stage", "2").returncode == 0
 
 
 def test_read_only_output_is_one_clear_error(root):
