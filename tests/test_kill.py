@@ -52,7 +52,8 @@ def start(root: Path, stage: str, *more: str) -> subprocess.Popen:
 def kill(process: subprocess.Popen, root: Path) -> None:
     """SIGKILL to the driver and to every process that it started, wherever it put them."""
     mark = f"MARK={root}".encode()
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was quicker than we
+        os.killpg(process.pid, signal.SIGKILL)
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark in (entry / "environ").read_bytes().split(b"\0"):
