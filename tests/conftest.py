@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,14 @@ from espnet_musa.data.audio import write_wav
 from espnet_musa.data.datadir import DataDir, write_datadir
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Hypothesis looks at every imported module; SpeechBrain's lazy ones raise when they are looked at."""
+    if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
+        for name, module in list(sys.modules.items()):
+            if type(module).__module__ == "speechbrain.utils.importutils":
+                del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """The data-directory contracts: one broken fixture a rule, and a fuzzed parser."""
 
-import sys
-
 import numpy as np
 import pytest
 import soundfile as sf
@@ -13,16 +11,6 @@ from espnet_musa.data.datadir import DataDir, list_sets, write_datadir
 from espnet_musa.data.schema import FILES
 from espnet_musa.data.table import read_table
 from espnet_musa.errors import Problems, UserError
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_lazy_modules():
-    """Hypothesis looks at every imported module; SpeechBrain's lazy ones raise when they are looked at."""
-    lazy = {n: m for n, m in sys.modules.items() if type(m).__module__ == "speechbrain.utils.importutils"}
-    for name in lazy:
-        del sys.modules[name]
-    yield
-    sys.modules.update(lazy)
 
 
 def test_round_trip(tmp_path):
