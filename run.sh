@@ -5,8 +5,8 @@
 #   egs/vpc2024/run.sh --librispeech DIR         another recipe; its README lists its own options
 #   ./run.sh --stage 5 --stop-stage anonymize --systems "b2_mcadams dsp_f0"
 #
-# Stages: 0 check, 1 data, 2 format, 3 tokenize, 4 train, 5 anonymize, 6 f0, 7 attack, 8 score, 9 report.
-# What is up to date is not done again; what was killed goes on where it stopped.
+# Stages: 0 check, 1 data, 2 format, 3 tokenize, 4 train, 5 anonymize, 6 f0, 7 attack, 8 score, 9 report, 10 pack.
+# What is up to date is not done again; what was killed goes on where it stopped. Pack is done if asked for.
 set -euo pipefail
 
 stage=check        # first stage, number or name
@@ -27,7 +27,7 @@ ASKED=("$@")
 . "${ROOT}/utils/parse_options.sh"
 
 if [[ -z ${config} ]]; then exec "${ROOT}/egs/mini/run.sh" "${ASKED[@]}"; fi
-names=(check data format tokenize train anonymize f0 attack score report)
+names=(check data format tokenize train anonymize f0 attack score report pack)
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*"; }
 number_of() { # stage number or name -> number
@@ -41,6 +41,7 @@ number_of() { # stage number or name -> number
 first=$(number_of "${stage}")
 last=$(number_of "${stop_stage}")
 [[ $# == 0 ]] || { echo "run.sh: unexpected '$1'; options look like --stage 3" >&2; exit 2; }
+((first <= last)) || { echo "run.sh: stage '${stage}' comes after stop-stage '${stop_stage}'" >&2; exit 2; }
 nj=${nj:-$(getconf _NPROCESSORS_ONLN)}
 [[ ${nj} =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: --nj ${nj}: expected a whole number from 1" >&2; exit 2; }
 
@@ -54,10 +55,11 @@ read -ra runner <<<"${cmd}"
 current=plan
 ended() { # on failure: what to type to go on
   local code=$?
-  if [[ ${code} == 0 ]]; then return; fi
+  if [[ ${code} == 0 || ${current} == plan ]]; then return; fi # a wrong option has said all there is to say
   say "stage '${current}' failed (exit code ${code}); once cured, go on with:"
   printf '  %s/run.sh' "$(realpath --relative-to="${CALLED_FROM:-${PWD}}" .)"
-  [[ ${current} == plan ]] || ASKED+=(--stage "${current}")
+  [[ ${ASKED[0]} != --config ]] || ASKED=("${ASKED[@]:2}") # the recipe's own
+  ASKED+=(--stage "${current}")
   printf ' %q' "${ASKED[@]}"
   echo
 }
@@ -109,5 +111,6 @@ for ((number = first; number <= last; number++)); do
       done
       ;;
     report) verb report --force "${force}" ;;
+    pack) verb pack --force "${force}" ;;
   esac
 done

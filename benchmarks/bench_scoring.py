@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_musa.data.trials import Trials, read_trials, write_scores
-from espnet_musa.evaluators.asv import cosine_scores
+from espnet_musa.evaluators.backends import Cosine, pair_scores
 from espnet_musa.metrics.bootstrap import eer_interval
 from espnet_musa.metrics.eer import eer
 
@@ -154,7 +154,9 @@ def large() -> None:
 
         trials = step("read", lambda: read_trials(path, set_.speakers, set_.utts))
         pairs = (trials.enroll, trials.trial)
-        scores = step("cosine", lambda: cosine_scores(set_.models, set_.embeddings, *pairs))
+        counts = np.ones(len(set_.models))
+        factors = step("cosine factors", lambda: Cosine().factors(set_.models, counts, set_.embeddings))
+        scores = step("cosine", lambda: pair_scores(*factors, *pairs))
         step("write", lambda: write_scores(Path(place) / "s", trials, set_.speakers, set_.utts, scores))
         tar, non = scores[trials.target], scores[~trials.target]
         for method in ("vpc2024", "vpc2022", "rocch"):

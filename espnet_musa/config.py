@@ -23,6 +23,8 @@ from .errors import UserError, suggest
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository
 Lines = dict[tuple[str, ...], int]
+ATTACKERS = ("original", "semi")
+IMPORTED = "imported"  # in place of an anonymizer's name: the speech was anonymized elsewhere
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ReportConfig:
     """Stage 9: what the report shows."""
 
     examples: int = 3  # utterances with players, spectrograms and pitch contours
+    reported: tuple[str, ...] = ()  # published tables of conf/reported.yaml to set this run's numbers beside
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class System:
 
     description: str
     reference: str  # publication or evaluation plan
-    anonymizer: str | None = None  # None: the original speech, scored as the lower bound of privacy
+    anonymizer: str | None = (
+        None  # None: the original speech, the lower bound of privacy; imported: made elsewhere
+    )
     params: dict[str, Any] = field(default_factory=dict)
     target: TargetConfig = field(default_factory=TargetConfig)
 
@@ -82,6 +87,15 @@ class System:
     def lower_bound(self) -> bool:
         """True for the original speech: never anonymized data, never packed."""
         return self.anonymizer is None
+
+    @property
+    def imported(self) -> bool:
+        """True for speech that another program anonymized: `bin/import_submission` brings it in, stage 5 does not."""
+        return self.anonymizer == IMPORTED
+
+    def __post_init__(self) -> None:
+        if self.imported and (self.params or self.target != TargetConfig()):
+            raise UserError("an imported system has neither params nor a target: nothing here would use them")
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,23 @@ class EvaluatorConfig:
     description: str
     params: dict[str, Any] = field(default_factory=dict)
     train: str | None = None  # training configuration of the attacker that stage 7 trains (conf/train/*.yaml)
+    attacker: str = (
+        "original"  # what speech the attacker is trained on: original, or each system's own (semi)
+    )
+    start: str = "scratch"  # semi: scratch, or the evaluator whose attacker of original speech is fine-tuned
+
+    def __post_init__(self) -> None:
+        if self.attacker not in ATTACKERS:
+            raise UserError(f"unknown attacker '{self.attacker}'{suggest(self.attacker, ATTACKERS)}")
+        if self.start != "scratch" and not (self.semi and self.train):
+            raise UserError(
+                f"start is '{self.start}'", expected="attacker: semi, and a training configuration"
+            )
+
+    @property
+    def semi(self) -> bool:
+        """Whether the attacker is semi-informed: trained on what each system makes of the training set."""
+        return self.attacker == "semi"
 
 
 def _node_to_data(node: yaml.Node, path: Path, where: tuple[str, ...], lines: Lines) -> Any:
@@ -108,7 +139,7 @@ def _node_to_data(node: yaml.Node, path: Path, where: tuple[str, ...], lines: Li
         return out
     if isinstance(node, yaml.SequenceNode):
         return [_node_to_data(n, path, (*where, str(i)), lines) for i, n in enumerate(node.value)]
-    return yaml.safe_load(yaml.serialize(node))
+    return yaml.SafeLoader("").construct_object(node, deep=True)
 
 
 def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
@@ -254,13 +285,17 @@ def _overrides(data: dict, sets: Iterable[str]) -> dict:
     known = {f.name for f in dataclasses.fields(Recipe)}
     for text in sets:
         keys, value = assign(text)
-        data = merge(data, nest(keys if keys[0] in known else ["overrides", *keys], value))
+        if keys[0] not in known:
+            if len(keys) == 1:
+                raise UserError(f"--set {text}: nothing is named '{keys[0]}' to set{suggest(keys[0], known)}")
+            keys = ["overrides", *keys]
+        data = merge(data, nest(keys, value))
     return data
 
 
 def with_sets(recipe: Recipe, sets: Iterable[str]) -> Recipe:
-    """`recipe` with `--set` assignments."""
-    return from_dict(Recipe, _overrides(to_dict(recipe), sets), Path("--set"), {})
+    """`recipe` with `--set` assignments; raises as `load_recipe` does."""
+    return _checked(from_dict(Recipe, _overrides(to_dict(recipe), sets), Path("--set"), {}), Path("--set"))
 
 
 def load_recipe(path: Path, sets: Iterable[str] = ()) -> Recipe:
@@ -271,7 +306,11 @@ def load_recipe(path: Path, sets: Iterable[str] = ()) -> Recipe:
     """
     base, _ = load_yaml(ROOT / "conf" / "defaults.yaml")
     data, lines = load_yaml(path)
-    recipe = from_dict(Recipe, _overrides(merge(base, data), sets), path, lines)
+    return _checked(from_dict(Recipe, _overrides(merge(base, data), sets), path, lines), path)
+
+
+def _checked(recipe: Recipe, path: Path) -> Recipe:
+    """Refuse overrides of something that does not exist."""
     named = {p.stem for d in ("systems", "evaluators") for p in (ROOT / "conf" / d).glob("*.yaml")}
     named |= {*recipe.systems, *recipe.evaluators}
     for name in recipe.overrides:
@@ -295,6 +334,12 @@ def load_system(recipe: Recipe, name: str, recipe_dir: Path) -> System:
 def load_evaluator(recipe: Recipe, name: str, recipe_dir: Path) -> EvaluatorConfig:
     """`conf/evaluators/<name>.yaml` with the recipe's overrides."""
     return _load_named(EvaluatorConfig, recipe, "evaluators", name, recipe_dir)
+
+
+def anonymized_roles(recipe: Recipe, recipe_dir: Path) -> tuple[str, ...]:
+    """Roles of the sets that systems anonymize: the recipe's, and the training set if an attacker is semi-informed."""
+    semi = any(load_evaluator(recipe, name, recipe_dir).semi for name in recipe.evaluators)
+    return tuple(dict.fromkeys((*recipe.anonymize_roles, *(["attack_train"] if semi else []))))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Adding one means a module, a line here, a YAML and a test; `tests/test_consisten
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from .errors import UserError, suggest
@@ -21,13 +22,20 @@ TARGETS = {
     "vpc2024_uniform": "espnet_musa.targets.policies:Vpc2024Uniform",
 }
 EVALUATORS = {
+    "asr": "espnet_musa.evaluators.asr:Asr",
     "asv": "espnet_musa.evaluators.asv:Asv",
+    "gvd": "espnet_musa.evaluators.distinctiveness:Distinctiveness",
     "pitch": "espnet_musa.evaluators.pitch:Pitch",
+    "ser": "espnet_musa.evaluators.ser:Ser",
+    "dnsmos": "espnet_musa.evaluators.mos:Dnsmos",
+    "utmos": "espnet_musa.evaluators.mos:Utmos",
 }
 CORPORA = {
     "mini": "espnet_musa.corpora.mini:prepare",
     "librispeech": "espnet_musa.corpora.librispeech:prepare",
     "emodb": "espnet_musa.corpora.emodb:prepare",
+    "iemocap": "espnet_musa.corpora.iemocap:prepare",
+    "vctk": "espnet_musa.corpora.vctk:prepare",
     "vpc_data": "espnet_musa.corpora.vpc_lists:prepare_vpc_data",
 }
 
@@ -42,3 +50,16 @@ def resolve(table: dict[str, str], kind: str, name: str) -> Any:
         raise UserError(f"unknown {kind} '{name}'{suggest(name, table)}")
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def construct(plugin: Any, params: dict[str, Any], name: str) -> Any:
+    """`plugin(**params)`, closed world.
+
+    Raises:
+        UserError: for an unknown parameter, with the nearest known one.
+    """
+    known = inspect.signature(plugin).parameters
+    for key in params:
+        if key not in known:
+            raise UserError(f"'{name}' has no parameter '{key}'{suggest(key, known)}")
+    return plugin(**params)

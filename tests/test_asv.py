@@ -14,17 +14,11 @@ from tiny_sets import GENDERS, RATE, SMALL, make_set, tone
 from espnet_musa.config import save
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
-from espnet_musa.evaluators import asv
-from espnet_musa.evaluators.asv import Asv, cosine_scores, enrolment, mean_of, speaker_means
+from espnet_musa.evaluators.asv import METRICS, Asv, enrolment, mean_of, speaker_means
 from espnet_musa.evaluators.base import Metric, Resources
-from espnet_musa.evaluators.encoders import (
-    Ecapa,
-    EcapaModelConfig,
-    LogMel,
-    Resemblyzer,
-    build_ecapa,
-    embed_datadir,
-)
+from espnet_musa.evaluators.encoders import LogMel, NetEncoder, Resemblyzer, embed_datadir
+from espnet_musa.evaluators.speaker_nets import NetConfig, build
+from espnet_musa.evaluators.voices import Voices
 
 PITCHES = {"a": 210.0, "b": 260.0, "c": 80.0, "d": 130.0}
 
@@ -52,7 +46,7 @@ def model_dir(tmp_path: Path) -> Path:
     out = tmp_path / "model"
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = build_ecapa(SMALL)
+        model = build(SMALL)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
                 module.running_mean.normal_()
@@ -106,7 +100,7 @@ def test_resemblyzer_survives_silence_and_single_samples():
 
 
 def test_ecapa_is_independent_of_the_batch(model_dir: Path):
-    encoder = Ecapa(model_dir)
+    encoder = NetEncoder(model_dir)
     wavs = [tone(s, 100 + 30 * i, i) for i, s in enumerate((0.31, 2.0, 0.02, 1.234, 0.7))] + [
         np.zeros(9, "f4")
     ]
@@ -119,16 +113,16 @@ def test_ecapa_equals_speechbrain(model_dir: Path):
     """Our handling of padding must not change what SpeechBrain computes for a single utterance."""
     from safetensors.torch import load_file
 
-    model, front, wav = build_ecapa(SMALL), LogMel(SMALL.mel_bands), tone(1.1, 140.0)
+    model, front, wav = build(SMALL), LogMel(SMALL.mel_bands), tone(1.1, 140.0)
     model.load_state_dict(load_file(model_dir / "model.safetensors"))
     (features,) = front([front.condition(wav)])
     with torch.inference_mode():
         expected = model.eval()((features - features.mean(dim=0))[None])[:, 0].numpy()
-    np.testing.assert_allclose(Ecapa(model_dir).embed([wav, tone(2.0, 90.0)])[:1], expected, atol=2e-5)
+    np.testing.assert_allclose(NetEncoder(model_dir).embed([wav, tone(2.0, 90.0)])[:1], expected, atol=2e-5)
 
 
 def test_ecapa_ignores_level_and_silent_ends(model_dir: Path):
-    encoder, wav = Ecapa(model_dir), tone(1.0, 150.0)
+    encoder, wav = NetEncoder(model_dir), tone(1.0, 150.0)
     padded = np.concatenate([np.zeros(777, "f4"), wav / 8, np.zeros(5000, "f4")])
     np.testing.assert_allclose(encoder.embed([padded]), encoder.embed([wav]), atol=1e-4)
 
@@ -137,16 +131,18 @@ def test_ecapa_averages_the_windows_of_a_long_utterance(model_dir: Path):
     wav = LogMel(40).condition(tone(2.0, 150.0))
     halves = np.array_split(wav, 2)
     whole = [half / np.abs(half).max() * np.abs(wav).max() for half in halves]
-    parts = Ecapa(model_dir).embed(whole)
-    np.testing.assert_allclose(Ecapa(model_dir, window_s=1.0).embed([wav])[0], parts.mean(axis=0), atol=1e-3)
+    parts = NetEncoder(model_dir).embed(whole)
+    np.testing.assert_allclose(
+        NetEncoder(model_dir, window_s=1.0).embed([wav])[0], parts.mean(axis=0), atol=1e-3
+    )
 
 
 def test_wrong_weights_are_refused(model_dir: Path, tmp_path: Path):
-    save(EcapaModelConfig(mel_bands=40), model_dir / "config.yaml")
+    save(NetConfig(mel_bands=40), model_dir / "config.yaml")
     with pytest.raises(UserError, match="do not fit"):
-        Ecapa(model_dir)
+        NetEncoder(model_dir)
     with pytest.raises(UserError, match="stage attack"):
-        Ecapa(tmp_path)
+        NetEncoder(tmp_path)
 
 
 def test_embeddings_are_stored_and_found_again(sets, tmp_path: Path):
@@ -168,19 +164,6 @@ def test_embeddings_are_stored_and_found_again(sets, tmp_path: Path):
 # Scores
 
 
-def test_cosine_scores_match_the_definition_in_any_blocking(monkeypatch):
-    rng = np.random.default_rng(0)
-    models, trials = rng.standard_normal((7, 5)), rng.standard_normal((11, 5))
-    enroll, trial = rng.integers(0, 7, 40), rng.integers(0, 11, 40)
-    expected = [
-        models[e] @ trials[t] / np.linalg.norm(models[e]) / np.linalg.norm(trials[t])
-        for e, t in zip(enroll, trial, strict=True)
-    ]
-    for block in (1, 25, 1 << 20):
-        monkeypatch.setattr(asv, "_BLOCK", block)
-        np.testing.assert_allclose(cosine_scores(models, trials, enroll, trial), expected, atol=1e-6)
-
-
 def test_an_enrolment_model_is_the_mean_of_raw_embeddings():
     rows = np.array([[1.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
     np.testing.assert_allclose(speaker_means(rows, np.array([0, 0, 1])), [[0.5, 1.5], [5.0, 5.0]])
@@ -198,8 +181,8 @@ def test_the_interval_of_the_mean_follows_mover():
 
 
 def test_perfect_encoder_has_no_errors(sets, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(Asv, "_encoder", lambda *_: Oracle())
-    metrics = Asv().score(*sets, None, None, tmp_path, Resources())
+    monkeypatch.setattr(Voices, "_encoder", lambda *_: Oracle())
+    metrics = Asv("resemblyzer").score(*sets, None, None, tmp_path, Resources())
     assert values(metrics) == {("oo", group): 0.0 for group in ("f", "m", "all", "avg")}
     assert metrics[0].n == {"speakers": 2, "target": 4, "nontarget": 4}
     assert metrics[0].split == "dev"
@@ -207,6 +190,49 @@ def test_perfect_encoder_has_no_errors(sets, tmp_path: Path, monkeypatch):
     assert len(lines) == 12
     assert lines[0].split()[:2] == ["a", "a-5"]
     assert float(lines[0].split()[2]) == pytest.approx(1.0)
+
+
+def test_every_metric_is_reported(tmp_path: Path, monkeypatch):
+    """Voices that nobody confuses: all metrics say so, for each gender and condition; too few targets leave one out."""
+    monkeypatch.setattr(Voices, "_encoder", lambda *_: Oracle())
+    enroll = {f"{s}-{i}": tone(0.4, PITCHES[s], i) for s in "abcd" for i in range(2)}
+    for repeats, with_dsys in ((10, True), (9, False)):
+        trial = {f"{s}-{i}": tone(0.4, PITCHES[s], i) for s in "abcd" for i in range(5, 5 + repeats)}
+        pairs = [(s, utt, s == utt[0]) for s in "abcd" for utt in trial if GENDERS[s] == GENDERS[utt[0]]]
+        place = tmp_path / str(repeats)
+        one = make_set(place / "enroll", enroll, GENDERS, {"role": "enroll"})
+        two = make_set(place / "trial", trial, GENDERS, {"role": "trial", "enroll": "enroll"}, trials=pairs)
+        sets = DataDir.read(one, "audio"), DataDir.read(two, "trials")
+        metrics = Asv("resemblyzer", metrics=METRICS, bootstrap=0).score(
+            *sets, None, None, place, Resources()
+        )
+        names = {"eer", "cllr", "cllr_min", "zebra_population", "zebra_individual"}
+        assert {m.name for m in metrics if m.group == "avg"} == names | ({"dsys"} if with_dsys else set())
+        assert len({(m.name, m.group) for m in metrics}) == len(metrics)
+        found = {m.name: m for m in metrics if m.group == "f"}
+        assert found["eer"].value == 0
+        assert found["cllr_min"].value == pytest.approx(0, abs=1e-5)
+        assert found["zebra_population"].value == pytest.approx(0.7213, abs=1e-4)
+        assert found["zebra_individual"].value > 1
+        assert 0.6 < found["cllr"].value < 1  # cosines of 1 and 0, read as log-likelihood ratios
+        assert found["zebra_population"].unit == found["cllr"].unit == "bit"
+    assert {m.name for m in metrics if m.group == "all"} == names | {"dsys"}  # 36 targets of both genders
+
+
+def test_plda_is_trained_on_the_training_set(sets, tmp_path: Path, monkeypatch):
+    """Perfect embeddings stay perfect; the scores are log-likelihood ratios: positive for targets only."""
+    monkeypatch.setattr(Voices, "_encoder", lambda *_: Oracle(noise=0.03))
+    voices = {f"v{k}": 60.0 + 45 * k for k in range(7)}
+    wavs = {f"{s}-{i}": tone(0.4, pitch, i) for s, pitch in voices.items() for i in range(4)}
+    train = DataDir.read(make_set(tmp_path / "train", wavs, dict.fromkeys(voices, "f"), {}), "audio")
+    evaluator = Asv("resemblyzer", backend="plda", metrics=["eer", "cllr"], bootstrap=0)
+    metrics = evaluator.score(*sets, None, None, tmp_path, Resources(train=train))
+    found = {(m.name, m.group): m.value for m in metrics}
+    assert found["eer", "avg"] == 0
+    assert found["cllr", "avg"] < 0.1
+    for line in (tmp_path / "oo" / "scores").read_text().splitlines():
+        speaker, utt, score = line.split()
+        assert (float(score) > 0) == (speaker == utt[0])
 
 
 def test_all_conditions_use_their_own_audio(sets, tmp_path: Path, monkeypatch):
@@ -218,38 +244,63 @@ def test_all_conditions_use_their_own_audio(sets, tmp_path: Path, monkeypatch):
         wavs = {utt: tone(1.1, shifted[utt[0]], 9) for utt in utts}
         path = make_set(tmp_path / "anon" / data.name, wavs, GENDERS, {})
         copies.append(DataDir.read(path, "audio"))
-    monkeypatch.setattr(Asv, "_encoder", lambda *_: Oracle())
-    result = values(Asv(bootstrap=0).score(enroll, trial, *copies, tmp_path, Resources()))
+    monkeypatch.setattr(Voices, "_encoder", lambda *_: Oracle())
+    result = values(Asv("resemblyzer", bootstrap=0).score(enroll, trial, *copies, tmp_path, Resources()))
     assert result["oo", "f"] == result["aa", "f"] == 0.0
     assert result["oa", "f"] >= 50.0
     assert (tmp_path / "aa" / "scores").exists()
 
 
-def test_noise_gives_an_interval_around_chance(tmp_path: Path):
-    """Random embeddings of 12 speakers: the interval must hold 50 %, and it must not be trivial."""
+@pytest.mark.parametrize("mixed", [False, True])
+def test_noise_gives_an_interval_around_chance(tmp_path: Path, monkeypatch, mixed: bool):
+    """Random embeddings of 12 speakers: the interval must hold 50 %, and it must not be trivial.
+
+    A mixed list, as in 2026, has trials across genders: they are in the pooled figure, which then is the only summary.
+    """
     names = [f"s{i:02d}" for i in range(12)]
     genders = {name: "fm"[i % 2] for i, name in enumerate(names)}
     silence = np.full(1600, 0.01, np.float32)
     enroll = {f"{s}-0": silence for s in names}
     trial = {f"{s}-{i}": silence for s in names for i in range(1, 9)}
-    pairs = [(s, utt, utt.startswith(s)) for s in names for utt in trial]
+    pairs = [
+        (s, utt, utt.startswith(s)) for s in names for utt in trial if mixed or genders[s] == genders[utt[:3]]
+    ]
     one = make_set(tmp_path / "enroll", enroll, genders, {"role": "enroll"})
     two = make_set(tmp_path / "trial", trial, genders, {"role": "trial", "enroll": "enroll"}, trials=pairs)
 
-    class Noise(Asv):
-        def _encoder(self, _):
-            return Oracle(noise=100.0, seed=1)
-
-    metrics = Noise(bootstrap=300).score(
+    monkeypatch.setattr(Voices, "_encoder", lambda *_: Oracle(noise=100.0, seed=1))
+    metrics = Asv("resemblyzer", bootstrap=300).score(
         DataDir.read(one, "audio"), DataDir.read(two, "trials"), None, None, tmp_path, Resources(seed=1)
     )
     by_group = {m.group: m for m in metrics}
-    assert set(by_group) == {"f", "m", "all", "avg"}
-    assert by_group["all"].n["cross_gender"] == 12 * 96 // 2
-    assert by_group["avg"].value == pytest.approx((by_group["f"].value + by_group["m"].value) / 2)
+    assert set(by_group) == {"f", "m", "all"} | (set() if mixed else {"avg"})
+    assert by_group["all"].n["cross_gender"] == (12 * 96 // 2 if mixed else 0)
+    assert by_group["all"].n["target"] + by_group["all"].n["nontarget"] == len(pairs)
+    assert by_group["f"].n == {"speakers": 6, "target": 48, "nontarget": 240}
+    if not mixed:
+        assert by_group["avg"].value == pytest.approx((by_group["f"].value + by_group["m"].value) / 2)
     for metric in metrics:
         assert metric.low < 50 < metric.high
         assert 2 < metric.high - metric.low < 60
+
+
+def test_shuffled_labels_are_guesses(tmp_path: Path, monkeypatch):
+    """Voices that an attacker tells apart, handed to utterances at random: every interval holds 50 %."""
+    monkeypatch.setattr(Voices, "_encoder", lambda *_: Oracle(noise=0.2))
+    names = [f"s{i}" for i in range(8)]
+    genders, pitches = dict.fromkeys(names, "f"), {name: 60.0 + 45 * i for i, name in enumerate(names)}
+    trial = {f"{s}-{i}": tone(0.2, pitches[s], i) for s in names for i in range(1, 13)}
+    enroll = make_set(tmp_path / "enroll", {f"{s}-0": tone(0.2, pitches[s]) for s in names}, genders, {})
+    order = np.random.default_rng(2).permutation(len(trial))
+    shuffled = dict(zip(trial, [list(trial.values())[i] for i in order], strict=True))
+    pairs = [(s, utt, utt.startswith(s)) for s in names for utt in trial]
+    for wavs, low, high in ((trial, 0, 5), (shuffled, 35, 65)):
+        place = tmp_path / str(high)
+        made = make_set(place, wavs, genders, {"role": "trial", "enroll": "enroll"}, trials=pairs)
+        sets = DataDir.read(enroll, "audio"), DataDir.read(made, "trials")
+        (metric,) = Asv("resemblyzer", bootstrap=300).score(*sets, None, None, place, Resources())
+        assert low <= metric.value < high
+        assert (metric.low < 50 < metric.high) == (wavs is shuffled)
 
 
 def test_enrolls_file_selects_utterances(tmp_path: Path):
@@ -271,6 +322,15 @@ def test_mistakes_are_refused_before_any_work(sets, tmp_path: Path):
         Asv().score(enroll, trial, None, None, tmp_path, Resources())
     with pytest.raises(UserError, match="did you mean 'ecapa'"):
         Asv(encoder="eccapa")
+    with pytest.raises(UserError, match="did you mean 'zebra'"):
+        Asv(metrics=["eer", "zebras"])
+    with pytest.raises(UserError, match="unknown back-end 'pldda'"):
+        Asv(backend="pldda")
+    with pytest.raises(UserError, match="training set"):
+        Asv("resemblyzer", backend="plda").score(enroll, trial, None, None, tmp_path, Resources())
+    alone = DataDir.read(make_set(tmp_path / "alone", {"a-0": tone(0.3, 90.0)}, GENDERS, {}), "audio")
+    with pytest.raises(UserError, match="1 utterances of 1 speakers"):
+        Asv("resemblyzer", backend="plda").score(enroll, trial, None, None, tmp_path, Resources(train=alone))
     (trial.path / "trials").write_text("q a-5 target\na a-5 nontarget\n")
     with pytest.raises(UserError, match="'q'"):
         Asv().score(enroll, trial, None, None, tmp_path, Resources())

@@ -23,6 +23,7 @@ def recipe(tmp_path: Path, text: str = GOOD, sets: list[str] = ()) -> Recipe:
         (GOOD + "sytems: [orig]\n", r"recipe.yaml:6: unknown key 'sytems'; did you mean 'systems'\?"),
         (GOOD + "format: {sample_rat: 1}\n", r"recipe.yaml:6: unknown key 'format.sample_rat'; did you mean"),
         (GOOD + "seed: zero\n", r"recipe.yaml:6: 'seed' is 'zero'; expected a whole number"),
+        (GOOD + "seed:\n", r"recipe.yaml:6: 'seed' is None; expected a whole number"),
         (GOOD + "seed: true\n", r"'seed' is True; expected a whole number"),
         (GOOD + "name: y\n", r"recipe.yaml:6: key 'name' appears twice"),
         ("systems: [orig]\n", r"missing key 'name'"),

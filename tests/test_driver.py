@@ -57,6 +57,10 @@ def test_help_names_options_and_stages():
         (["--force", "yes"], "expected true or false"),
         (["--nj", "0"], "expected a whole number from 1"),
         (["stage"], "unexpected 'stage'"),
+        (["--stage", "5", "--stop-stage", "3"], "comes after stop-stage"),
+        (["--set", "asv_resemblyzer.params.methd=rocch"], "has no parameter 'methd'; did you mean 'method'?"),
+        (["--set", "asv_resemblyzer.params.method=vpc24"], "vpc24"),
+        (["--set", "nonsense=1"], "nothing is named 'nonsense' to set"),
     ],
 )
 def test_wrong_options_stop_before_any_work(root, options, message):

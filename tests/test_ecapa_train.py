@@ -1,4 +1,4 @@
-"""Training of the ECAPA-TDNN attacker: it learns, it is reproducible, and it survives being killed."""
+"""Training of an attacker's speaker model: it learns, it is reproducible, and it survives being killed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from espnet_musa import config
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
 from espnet_musa.evaluators import ecapa_train
-from espnet_musa.evaluators.ecapa_train import EcapaTrainConfig, Segments, crops, learning_rate, split, train
-from espnet_musa.evaluators.encoders import Ecapa
+from espnet_musa.evaluators.crops import Segments, crops, cut, loud_crops, split
+from espnet_musa.evaluators.ecapa_train import TrainConfig, learning_rate, train
+from espnet_musa.evaluators.encoders import NetEncoder
+from espnet_musa.evaluators.speaker_nets import NetConfig
 
-TINY = EcapaTrainConfig(model=SMALL, crop_s=0.5, batch_size=4, epochs=2, max_lr=0.01)
+TINY = TrainConfig(model=SMALL, crop_s=0.5, batch_size=4, epochs=2, max_lr=0.01)
+XVECTOR = NetConfig("xvector", mel_bands=40, channels=16, pooled_channels=24, embedding_dim=12)
 
 
 def rng() -> np.random.Generator:
@@ -82,10 +85,20 @@ def test_a_killed_training_goes_on_to_the_same_model(data: DataDir, tmp_path: Pa
     assert same(tmp_path / "changed", tmp_path / "fresh")
 
 
-def test_it_learns_voices(data: DataDir, tmp_path: Path):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TINY,
+        replace(TINY, model=XVECTOR),
+        replace(TINY, precision="bf16"),
+        replace(TINY, protocol="vpc2024", cycle_steps=24),
+    ],
+    ids=["ecapa", "xvector", "bf16", "vpc2024"],
+)
+def test_it_learns_voices(data: DataDir, tmp_path: Path, settings: TrainConfig):
     """After 12 epochs, utterances of one voice are closer to each other than to the other's."""
-    train(data, tmp_path / "out", replace(TINY, epochs=12), 0)
-    vectors = Ecapa(tmp_path / "out").embed(
+    train(data, tmp_path / "out", replace(settings, epochs=12), 0)
+    vectors = NetEncoder(tmp_path / "out").embed(
         [tone(1.0, pitch, 7 + i) for pitch in (110.0, 230.0) for i in range(2)]
     )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -105,7 +118,7 @@ def test_speeds_add_speakers(data: DataDir, tmp_path: Path):
 
 def test_the_split_holds_out_utterances_but_never_a_speaker():
     speaker = np.repeat(np.arange(5), [10, 10, 10, 9, 1])
-    whole = Segments(np.arange(40) * 100, np.full(40, 100), speaker)
+    whole = Segments(np.arange(40) * 100, np.full(40, 100), speaker, np.full(40, 3))
     training, dev = split(whole, 0.1, 30, rng())
     assert len(dev.start) == 4
     assert not set(dev.start) & set(training.start)
@@ -113,15 +126,16 @@ def test_the_split_holds_out_utterances_but_never_a_speaker():
 
 
 def test_with_one_utterance_each_the_ends_are_held_out():
-    whole = Segments(np.array([0, 100, 700]), np.array([100, 600, 30]), np.arange(3))
+    whole = Segments(np.array([0, 100, 700]), np.array([100, 600, 30]), np.arange(3), np.array([2, 15, 1]))
     training, dev = split(whole, 0.1, 40, rng())
     assert training.frames.tolist() == [60, 540, 15]
     assert dev.frames.tolist() == [40, 60, 15]
     assert dev.start.tolist() == [60, 640, 715]
+    assert training.draws.tolist() == [1, 13, 1]
 
 
 def test_the_learning_rate_peaks_and_decays():
-    rates = [learning_rate(step, 100, EcapaTrainConfig()) for step in range(100)]
+    rates = [learning_rate(step, 100, TrainConfig()) for step in range(100)]
     assert max(rates) == rates[9] == 2e-3
     assert all(a < b for a, b in pairwise(rates[:10]))
     assert all(a > b for a, b in pairwise(rates[10:]))
@@ -130,7 +144,7 @@ def test_the_learning_rate_peaks_and_decays():
 
 def test_crops_lie_inside_their_segment_and_repeat_short_ones():
     features = np.arange(50, dtype=np.float16)[:, None]
-    segments = Segments(np.array([10, 40]), np.array([20, 4]), np.array([3, 5]))
+    segments = Segments(np.array([10, 40]), np.array([20, 4]), np.array([3, 5]), np.ones(2, int))
     seen = set()
     for seed in range(60):
         batch, target = crops(features, segments, 8, np.random.default_rng(seed))
@@ -149,9 +163,76 @@ def test_one_speaker_and_bad_settings_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="at least 4 crops"):
         replace(TINY, batch_size=2)
 
+    with pytest.raises(UserError, match="unknown protocol or precision 'vpc2023'; did you mean 'vpc2024'"):
+        replace(TINY, protocol="vpc2023")
 
-@pytest.mark.parametrize("name", ["asv_ecapa", "asv_ecapa_mini"])
-def test_the_shipped_configurations_load(name: str):
-    settings = config.load(EcapaTrainConfig, config.ROOT / "conf" / "train" / f"{name}.yaml")
-    if name == "asv_ecapa":
-        assert settings == EcapaTrainConfig()  # the documented defaults
+
+def test_the_protocol_of_2024_drops_short_and_quiet_crops(tmp_path: Path):
+    wavs = {
+        "a-0": tone(1.2, 110.0),
+        "a-1": tone(0.4, 110.0),
+        "b-0": tone(1.7, 230.0),
+        "b-1": tone(0.6, 230.0),
+    }
+    wavs["b-0"][:8000] *= 1e-3
+    data = DataDir.read(make_set(tmp_path / "s", wavs, {"a": "m", "b": "f"}, {}), "audio")
+    settings = replace(TINY, protocol="vpc2024")
+    assert [loud_crops(data.load(utt), 0.5) for utt in data.utts] == [2, 0, 2, 1]
+    (tmp_path / "out").mkdir()
+    _, segments = ecapa_train._features(data, ["a", "b"], tmp_path / "out", settings)
+    assert segments.draws.tolist() == [2, 2, 1] and segments.speaker.tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match=r"no two utterances with a loud crop; expected 5\.0 s each"):
+        train(data, tmp_path / "none", replace(settings, crop_s=5.0), 0)
+
+
+def test_the_protocol_of_2024_cuts_a_shuffled_list():
+    whole = Segments(np.arange(20), np.full(20, 90), np.arange(20), np.ones(20, int))
+    training, dev = cut(whole, 0.1, rng())
+    assert len(training.start) == 18 and sorted([*training.start, *dev.start]) == list(range(20))
+    assert set(dev.speaker) - set(training.speaker)  # a speaker's last utterance may be gone
+
+
+def test_the_learning_rate_of_2024_only_rises():
+    settings = TrainConfig(protocol="vpc2024", max_lr=0.01)
+    steps = 10 * 1350
+    rates = [learning_rate(step, steps, settings) for step in (0, 1, steps - 1, 64999, 65000, 129999)]
+    assert rates[0] == pytest.approx(1e-8 + 0.01 / 65000, rel=1e-4)
+    assert rates[2] == pytest.approx(0.01 * 13500 / 65000, rel=1e-4)  # about 2e-3, far from the peak
+    assert rates[3] == pytest.approx(0.01) and rates[4] < rates[3]
+    assert rates[5] == pytest.approx(1e-8)
+
+
+@pytest.mark.parametrize(("protocol", "kept"), [("sound", 0), ("vpc2024", 1)])
+def test_which_epoch_is_kept(data: DataDir, tmp_path: Path, monkeypatch, protocol: str, kept: int):
+    """The best on the held-out part, or the last whatever that says."""
+    losses, states = iter([1.0, 2.0]), []
+
+    def evaluate(self, *_):
+        states.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return next(losses), 0.0
+
+    monkeypatch.setattr(ecapa_train._Trainer, "_evaluate", evaluate)
+    train(data, tmp_path / "out", replace(TINY, protocol=protocol), 0)
+    found = weights(tmp_path / "out")
+    equal = [all(torch.equal(found[name], state[name]) for name in found) for state in states]
+    assert equal == [number == kept for number in (0, 1)]
+
+
+def test_fine_tuning_needs_the_same_sizes(data: DataDir, tmp_path: Path):
+    train(data, tmp_path / "base", replace(TINY, epochs=1), 0)
+    begun = ecapa_train._Trainer(TINY, 2, 0, "cpu", tmp_path / "base").model.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in weights(tmp_path / "base").items())
+    train(data, tmp_path / "tuned", replace(TINY, epochs=1), 0, start=tmp_path / "base")
+    assert not same(tmp_path / "base", tmp_path / "tuned")
+    with pytest.raises(UserError, match="cannot be fine-tuned"):
+        train(data, tmp_path / "other", replace(TINY, model=XVECTOR), 0, start=tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((config.ROOT / "conf" / "train").glob("asv_*.yaml")), ids=lambda p: p.stem
+)
+def test_the_shipped_configurations_load(path: Path):
+    settings = config.load(TrainConfig, path)
+    if path.stem == "asv_ecapa":
+        assert settings == TrainConfig()  # the documented defaults
+    assert settings.sound == ("vpc2024" not in path.stem)

@@ -50,11 +50,25 @@ def test_folder_keeps_names_skips_what_is_there_and_resumes(tmp_path):
     (source / "notes.txt").write_text("not audio")
     anonymize(source, out)
     made = {p.relative_to(out).as_posix(): p.stat().st_mtime_ns for p in out.rglob("*.*")}
+    made.pop(".anonymized.json")
     assert set(made) == {"x.wav", "deep/y.wav", "deep/z.wav"}
     (out / "x.wav").unlink()
     anonymize(source, out)
     assert (out / "deep/y.wav").stat().st_mtime_ns == made["deep/y.wav"]
     assert (out / "x.wav").stat().st_mtime_ns != made["x.wav"]
+    with pytest.raises(UserError, match=r"was not made with these settings.*--force true"):
+        anonymize(source, out, "--set", "b2_mcadams.target.policy=uniform")
+    anonymize(source, out, "--set", "b2_mcadams.target.policy=uniform", "--force", "true")
+    assert (out / "deep/y.wav").stat().st_mtime_ns != made["deep/y.wav"]
+
+
+def test_an_output_is_not_taken_for_one_of_other_settings(tmp_path):
+    sf.write(tmp_path / "a.wav", voice(0), 16000)
+    anonymize(tmp_path / "a.wav", tmp_path / "o.wav")
+    with pytest.raises(UserError, match="is there already"):
+        anonymize(tmp_path / "a.wav", tmp_path / "o.wav")
+    with pytest.raises(UserError, match="nothing is named 'b2_macadams' to set; did you mean 'b2_mcadams'"):
+        anonymize(tmp_path / "a.wav", tmp_path / "p.wav", "--set", "b2_macadams.target.policy=uniform")
 
 
 def test_settings_and_targets_apply(tmp_path):

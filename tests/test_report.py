@@ -83,9 +83,8 @@ def test_results_hold_no_place_and_no_time(tree, results):
     text = json.dumps(results)
     assert str(tree) not in text and str(Path.home()) + "/" not in text
     assert collect(RECIPE, tree) == results
-    assert {"recipe", "seed", "commit", "versions", "systems", "evaluators", "sets", "metrics"} == set(
-        results
-    )
+    names = "recipe seed commit versions systems evaluators sets metrics reported"
+    assert set(results) == set(names.split())
     (trials,) = [s for s in results["sets"] if s["role"] == "trial"]
     assert (trials["speakers"], trials["female"], trials["male"], trials["utterances"]) == (6, 3, 3, 18)
     assert trials["languages"] == ["de", "en"]
@@ -296,12 +295,12 @@ def test_examples_differ(tree):
 
 def test_scores_are_reduced(tree, results):
     found = scores.load(results, tree)
-    assert [(s.system, s.condition) for s in found] == [
+    assert [(s.system, s.attacker) for s in found] == [
         ("orig", "oo"), ("b2_mcadams", "oa"), ("b2_mcadams", "aa"), ("dsp_f0", "oa"), ("dsp_f0", "aa"),
     ]  # fmt: skip
     for one in found:
         assert one.target.sum() == pytest.approx(1) and one.nontarget.sum() == pytest.approx(1)
-        assert one.text == value(results, one.system, one.condition)
+        assert one.text == value(results, one.system, one.attacker)
     unprotected, protected = found[0], found[1]
     for one, far_apart in ((unprotected, True), (protected, False)):
         centres = (one.edges[1:] + one.edges[:-1]) / 2

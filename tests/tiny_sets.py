@@ -8,11 +8,11 @@ import numpy as np
 
 from espnet_musa.data.audio import write_wav
 from espnet_musa.data.datadir import write_datadir
-from espnet_musa.evaluators.encoders import EcapaModelConfig
+from espnet_musa.evaluators.speaker_nets import NetConfig
 
 RATE = 16000
 GENDERS = {"a": "f", "b": "f", "c": "m", "d": "m"}
-SMALL = EcapaModelConfig(
+SMALL = NetConfig(
     mel_bands=40,
     channels=16,
     pooled_channels=24,

@@ -15,6 +15,7 @@ from pathlib import Path
 from .. import config
 from ..config import ROOT, Recipe
 from ..errors import UserError
+from ..pipeline import importing
 from ..pipeline.anonymize import Run
 from ..pipeline.files import anonymize_files
 from .common import load, recipe_parser, run_verb
@@ -51,6 +52,10 @@ def main(argv: list[str]) -> None:
     run = Run(recipe, root, args.system, args.sets)
     if run.system.lower_bound:
         print(f"{args.system}: the original speech (lower bound); nothing to anonymize")
+        return
+    if run.system.imported:
+        importing.require(recipe, root, args.system)
+        print(f"{args.system}: imported; nothing to anonymize")
         return
     if args.step in ("plan", "all"):
         run.plan(force=args.force)

@@ -17,6 +17,7 @@ from .. import config, registry
 from ..config import Recipe
 from ..errors import UserError, suggest
 from ..pipeline.prepare import DOWNLOAD, path_options
+from ..report import reported
 from .common import recipe_parser, run_verb
 
 DRIVER = (
@@ -62,18 +63,25 @@ def check(recipe: Recipe, root: Path) -> None:
     """Load everything that the recipe names, so that a typing error shows before any work.
 
     Raises:
-        UserError: for an unknown system, evaluator, training, plug-in or parameter.
+        UserError: for an unknown system, evaluator, training, plug-in, parameter or published table.
     """
+    reported.chosen(recipe.report.reported)
     for name in recipe.systems:
         system = config.load_system(recipe, name, root)
-        if not system.lower_bound:
+        if not (system.lower_bound or system.imported):
             registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
             registry.resolve(registry.TARGETS, "target policy", system.target.policy)(**system.target.params)
     for name in recipe.evaluators:
         evaluator = config.load_evaluator(recipe, name, root)
-        registry.resolve(registry.EVALUATORS, "evaluator", evaluator.evaluator)(**evaluator.params)
+        plugin = registry.resolve(registry.EVALUATORS, "evaluator", evaluator.evaluator)
+        registry.construct(plugin, evaluator.params, name)
         if evaluator.train is not None:
             config.load_yaml(config.conf_file(root, "train", evaluator.train))
+        if evaluator.start != "scratch":
+            base = config.load_evaluator(recipe, evaluator.start, root)
+            if base.semi or base.train is None:
+                expected = "an evaluator whose attacker is trained on original speech"
+                raise UserError(f"evaluator '{name}' starts from '{evaluator.start}'", expected=expected)
 
 
 def main(argv: list[str]) -> None:

@@ -82,17 +82,29 @@ def read_split(root: Path, split: str) -> dict[str, ListSet]:
     Raises:
         UserError: if a folder or file is missing or malformed, or enrolment and trials do not fit together.
     """
-    _require_dir(
-        root, "the VoicePrivacy list folders", f"espnet_musa.corpora.vpc_lists.fetch_lists('{root}')"
-    )
-    sets = _read_sets(root, LISTS[split], ("utt2spk", "spk2gender", "text"))
+    require_dir(root, "the VoicePrivacy list folders", f"espnet_musa.corpora.vpc_lists.fetch_lists('{root}')")
+    sets = read_sets(root, LISTS[split], ("utt2spk", "spk2gender", "text"))
     for tables in sets.values():
         tables.pop("wav.scp", None)  # names files of the organisers' machine
     return {name: ListSet(root / name, tables, LISTS[split][name]) for name, tables in sets.items()}
 
 
-def _read_sets(root: Path, metas: dict[str, dict], required: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The tables of some folders; trials are checked against their enrolment set."""
+def plain_text(text: str) -> str:
+    """A transcript as the organisers write it: `, ! ? .` become spaces, the rest upper case, single spaces."""
+    return " ".join(re.sub(r"[,!?.]", " ", text).upper().split())
+
+
+def read_sets(root: Path, metas: dict[str, dict], required: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The tables of some folders; trials are checked against their enrolment set.
+
+    Args:
+        root: holds the folders.
+        metas: folder -> fields of its meta.yaml.
+        required: files that every folder must hold.
+
+    Raises:
+        UserError: if a folder or file is missing or malformed, or enrolment and trials do not fit together.
+    """
     dirs = {
         name: DataDir.read(root / name, required=(*required, *_LISTED.get(meta["role"], ())))
         for name, meta in metas.items()
@@ -149,7 +161,7 @@ def prepare_vpc_data(out: Path, root: Path) -> list[str]:
         UserError: if none of the folders is there, one is malformed, or audio is missing; nothing has been written.
     """
     out, root = Path(out), Path(root)
-    _require_dir(root, "the organisers' data folders", "the VoicePrivacy organisers hand out data.zip")
+    require_dir(root, "the organisers' data folders", "the VoicePrivacy organisers hand out data.zip")
     present = [name for name in PREPARED if (root / name).is_dir()]
     if not present:
         raise UserError(
@@ -157,7 +169,7 @@ def prepare_vpc_data(out: Path, root: Path) -> list[str]:
         )
     for name in PREPARED.keys() - set(present):
         log.info("%s is not in %s: left out", name, root)
-    sets = _read_sets(root, {name: PREPARED[name] for name in present}, ("utt2spk", "wav.scp"))
+    sets = read_sets(root, {name: PREPARED[name] for name in present}, ("utt2spk", "wav.scp"))
     problems = Problems()
     for name, tables in sets.items():
         _resolve_audio(tables["wav.scp"], root / name / "wav.scp", root.resolve().parent, problems)
@@ -198,7 +210,8 @@ def _undo_sessions(tables: dict[str, Any]) -> None:
     tables["utt2spk"] = {utt: spk.split("-")[0] for utt, spk in speakers.items()}
 
 
-def _require_dir(root: Path, what: str, hint: str) -> None:
+def require_dir(root: Path, what: str, hint: str) -> None:
+    """Refuse a directory that is not there, saying `what` was expected."""
     if not root.is_dir():
         near = suggest(root.name, (p.name for p in root.parent.iterdir())) if root.parent.is_dir() else ""
         raise UserError(f"no such directory{near}", path=root, expected=what, hint=hint)

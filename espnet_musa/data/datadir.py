@@ -251,7 +251,9 @@ def _check_audio(data: DataDir, problems: Problems) -> None:
         try:
             info = sf.info(str(file))
         except (sf.LibsndfileError, OSError):
-            problems.add("missing or not a WAV file", path=file, utt=utt, hint="run the stage again")
+            problems.add(
+                "missing or damaged", path=file, utt=utt, hint=f"remove {data.path} and run its stage again"
+            )
             continue
         if (info.samplerate, info.channels, info.subtype) != (SAMPLE_RATE, 1, "PCM_16"):
             problems.add(

@@ -1,7 +1,8 @@
 """Speaker verification attacks: who links an anonymized utterance to its speaker, and how often.
 
 The protocol is the VoicePrivacy Challenge's: an enrolment model is the mean of a speaker's raw utterance embeddings, a
-score is its cosine with the trial's embedding, the number is the equal error rate. Conditions:
+score is its cosine with the trial's embedding (2024, 2026) or the log-likelihood ratio of PLDA (2022), the number is
+the equal error rate. Conditions:
 
 | condition | enrolment | trial | attacker with a model of original / of anonymized speech |
 |---|---|---|---|
@@ -20,50 +21,67 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.trials import Trials, read_trials, write_scores
-from ..errors import Problems, UserError, suggest
+from ..errors import Problems
 from ..log import get_logger
 from ..metrics.bootstrap import eer_interval
-from ..metrics.eer import eer
+from ..metrics.cllr import cllr, cllr_min
+from ..metrics.eer import METHODS, eer
+from ..metrics.linkability import MIN_TARGETS, linkability
+from ..metrics.zebra import zebra
 from ..seed import generator
-from .base import Metric, Resources, VerificationEvaluator
+from .backends import pair_scores
+from .base import Metric, Resources, Training, VerificationEvaluator
+from .voices import Voices, check_known
 
 if TYPE_CHECKING:
     from ..data.datadir import DataDir
-    from .encoders import SpeakerEncoder
 
 log = get_logger(__name__)
-ENCODERS = ("ecapa", "resemblyzer")
 CONDITIONS = ("oo", "oa", "aa")
-_BLOCK = 1 << 22  # entries of a score matrix held at a time
+METRICS = ("eer", "dsys", "cllr", "cllr_min", "zebra")
+_FEW = 100  # targets; below, D_sys has less than ten bins
+_COARSE = "D_sys is too low for so few targets: its bins are wide, and half of the outermost ones is lost"
 
 
 class Asv(VerificationEvaluator):
-    """Equal error rate of an attacker, per condition and gender, with bootstrap intervals over speakers.
+    """What an attacker learns, per condition and gender: EER with bootstrap intervals over speakers, and more.
 
-    Reference: Tomashenko et al., "The VoicePrivacy 2024 Challenge evaluation plan", 2024, section 4.1.
+    Reference: Tomashenko et al., "The VoicePrivacy 2024 Challenge evaluation plan", 2024, section 4.1; for the other
+    metrics "The VoicePrivacy 2022 Challenge evaluation plan", section 4.1 and appendix.
 
     Args:
-        encoder: "ecapa" or "resemblyzer".
-        model: for ecapa: "recipe" (the attacker that the recipe trains, handed in as `resources.model_dir`) or a
-            directory with `model.safetensors` and `config.yaml`.
+        encoder, model, backend: see `voices.Voices`.
         method: reading of the EER, see `metrics.eer`.
+        metrics: what to report: "eer", "dsys" (linkability), "cllr" (of scores taken as log-likelihood ratios, which
+            those of PLDA are and cosines are not), "cllr_min", "zebra" (population and individual).
         conditions: which to score, where there are data for them.
-        bootstrap: draws of speakers behind an interval; 0: no intervals.
+        bootstrap: draws of speakers behind an interval of the EER; 0: no intervals.
     """
 
     def __init__(
         self,
         encoder: str = "ecapa",
         model: str = "recipe",
+        backend: str = "cosine",
         method: str = "vpc2024",
+        metrics: Sequence[str] = ("eer",),
         conditions: Sequence[str] = CONDITIONS,
         bootstrap: int = 1000,
     ) -> None:
-        for name, known in [(encoder, ENCODERS), *((condition, CONDITIONS) for condition in conditions)]:
-            if name not in known:
-                raise UserError(f"unknown encoder or condition '{name}'{suggest(name, known)}")
-        self.encoder, self.model, self.method = encoder, model, method
+        check_known("EER method", method, METHODS)
+        for kind, names, known in (("metric", metrics, METRICS), ("condition", conditions, CONDITIONS)):
+            for name in names:
+                check_known(kind, name, known)
+        self._voices, self.trained = Voices(encoder, model, backend), backend == "plda"
+        self.method, self.metrics = method, tuple(metrics)
         self.conditions, self.bootstrap = tuple(conditions), bootstrap
+
+    @staticmethod
+    def training() -> Training:
+        """The training of the attacker."""
+        from .ecapa_train import TrainConfig, speakers_of, train
+
+        return Training(TrainConfig, lambda data, config: speakers_of(data), train)
 
     def score(
         self,
@@ -78,64 +96,83 @@ class Asv(VerificationEvaluator):
 
         Raises:
             UserError: before any embedding is computed: sets that do not match, trials of unknown speakers or
-                utterances, a speaker without enrolment, no target or no non-target trial, no model.
+                utterances, a speaker without enrolment, no target or no non-target trial, no model, nothing to train
+                PLDA on.
         """
         _check_same(enroll_orig, enroll_anon)
         _check_same(trial_orig, trial_anon)
         speakers, utts, owner = enrolment(enroll_orig)
         trials = read_trials(trial_orig.path / "trials", speakers, trial_orig.utts)
         groups = _groups(enroll_orig, trial_orig, speakers, trials)
+        self._voices.check(resources)
         from .encoders import embed_datadir  # torch: only who scores waits for it
 
-        encoder = self._encoder(resources)
         cache = resources.cache or out / "embeddings"
+        encoder, backend = self._voices.open(resources, cache)
+        counts = np.bincount(owner)
         wanted = [c for c in CONDITIONS if c in self.conditions and (c == "oo" or trial_anon is not None)]
         metrics = []
         for condition in wanted:
             enroll = enroll_orig if condition[0] == "o" else enroll_anon
             trial = trial_orig if condition[1] == "o" else trial_anon
             models = speaker_means(embed_datadir(encoder, enroll, cache, utts), owner)
-            scores = cosine_scores(models, embed_datadir(encoder, trial, cache), trials.enroll, trials.trial)
+            factors = backend.factors(models, counts, embed_datadir(encoder, trial, cache))
+            scores = pair_scores(*factors, trials.enroll, trials.trial)
             (out / condition).mkdir(parents=True, exist_ok=True)
             write_scores(out / condition / "scores", trials, speakers, trial_orig.utts, scores)
             metrics += self._metrics(trial_orig, condition, scores, trials, groups, resources.seed)
         return metrics
 
-    def _encoder(self, resources: Resources) -> SpeakerEncoder:
-        from .encoders import Ecapa, Resemblyzer
-
-        if self.encoder == "resemblyzer":
-            return Resemblyzer(resources.device)
-        model_dir = resources.model_dir if self.model == "recipe" else Path(self.model)
-        if model_dir is None:
-            raise UserError("this evaluator needs the recipe's attacker", hint="run stage 'attack' first")
-        return Ecapa(model_dir, resources.device)
-
     def _metrics(
         self, data: DataDir, condition: str, scores: np.ndarray, trials: Trials, groups: _Groups, seed: int
     ) -> list[Metric]:
-        """EER of each gender, their plain mean, and all trials pooled where that is something else."""
-        parts = {}
+        """Every metric of each gender, their plain mean, and of all trials pooled where that is something else.
+
+        With trials across genders (the mixed lists of VoicePrivacy 2026) the pooled figure is the one that counts, and
+        there is no mean.
+        """
+        parts: dict[tuple[str, str], Metric] = {}
         for group in groups.names:
             chosen = groups.rows(group)
             target, own = trials.target[chosen], scores[chosen]
-            enroll, speaker = trials.enroll[chosen], groups.trial_speaker[chosen]
-            low = high = None
-            if self.bootstrap:
-                rng = generator(seed, "asv", group, "bootstrap")
-                interval = eer_interval(own, enroll, speaker, target, repeats=self.bootstrap, rng=rng)
-                low, high = (None, None) if interval is None else (100 * limit for limit in interval)
-            counts = {"speakers": len(np.unique(enroll)), "target": int(target.sum())}
+            speakers = trials.enroll[chosen], groups.trial_speaker[chosen]
+            counts = {"speakers": len(np.unique(speakers[0])), "target": int(target.sum())}
             counts["nontarget"] = len(target) - counts["target"]
             if group == "all":
-                counts["cross_gender"] = int(np.sum(groups.gender == "x"))
-            value = 100 * eer(own[target], own[~target], self.method).eer
-            parts[group] = Metric(
-                "eer", value, "%", data.name, data.meta.split, group, condition, counts, low, high
-            )
-        if "f" in parts and "m" in parts:
-            parts["avg"] = mean_of(parts["f"], parts["m"])
+                counts["cross_gender"] = groups.crossing
+            measured = self._measure(own[target], own[~target], f"{data.name}, {group}")
+            for name, (value, unit) in measured.items():
+                low = high = None
+                if name == "eer" and self.bootstrap:
+                    rng = generator(seed, "asv", group, "bootstrap")
+                    interval = eer_interval(own, *speakers, target, repeats=self.bootstrap, rng=rng)
+                    low, high = (None, None) if interval is None else (100 * limit for limit in interval)
+                notes = _COARSE if name == "dsys" and counts["target"] < _FEW else ""
+                parts[name, group] = Metric(
+                    name, value, unit, data.name, data.meta.split, group, condition, counts, low, high, notes
+                )
+        for name in dict.fromkeys(name for name, _ in parts):
+            if not groups.crossing and (name, "f") in parts and (name, "m") in parts:
+                parts[name, "avg"] = mean_of(parts[name, "f"], parts[name, "m"])
         return list(parts.values())
+
+    def _measure(self, tar: np.ndarray, non: np.ndarray, where: str) -> dict[str, tuple[float, str]]:
+        """Values and units of the metrics of (N_t,) target and (N_n,) non-target scores."""
+        found: dict[str, tuple[float, str]] = {}
+        for name in self.metrics:
+            if name == "eer":
+                found[name] = (100 * eer(tar, non, self.method).eer, "%")
+            elif name == "zebra":
+                disclosed = zebra(tar, non)
+                found["zebra_population"] = (disclosed.population, "bit")
+                found["zebra_individual"] = (disclosed.individual, "")
+            elif name == "dsys" and len(tar) < MIN_TARGETS:
+                log.warning("%s: %d target trials are too few for D_sys", where, len(tar))
+            elif name == "dsys":
+                found[name] = (linkability(tar, non), "")
+            else:
+                found[name] = ({"cllr": cllr, "cllr_min": cllr_min}[name](tar, non), "bit")
+        return found
 
 
 def enrolment(enroll: DataDir) -> tuple[list[str], list[str], np.ndarray]:
@@ -167,25 +204,6 @@ def speaker_means(embeddings: np.ndarray, owner: np.ndarray) -> np.ndarray:
     return (total / np.bincount(owner)[:, None]).astype(np.float32)
 
 
-def cosine_scores(
-    models: np.ndarray, trials: np.ndarray, enroll: np.ndarray, trial: np.ndarray
-) -> np.ndarray:
-    """Cosines of (S, D) models and (N, D) trial embeddings for (K,) index pairs: (K,) float32.
-
-    Trial lists are (nearly) all pairs, so whole blocks of the score matrix are computed and read out.
-    """
-    models = models / np.maximum(np.linalg.norm(models, axis=1, keepdims=True), 1e-12)
-    trials = trials / np.maximum(np.linalg.norm(trials, axis=1, keepdims=True), 1e-12)
-    scores = np.empty(len(enroll), np.float32)
-    order = np.argsort(enroll, kind="stable")
-    step = max(1, _BLOCK // len(trials))
-    for first in range(0, len(models), step):
-        bounds = np.searchsorted(enroll, [first, first + step], sorter=order)
-        rows = order[bounds[0] : bounds[1]]
-        scores[rows] = (models[first : first + step] @ trials.T)[enroll[rows] - first, trial[rows]]
-    return scores
-
-
 def mean_of(f: Metric, m: Metric) -> Metric:
     """The plain mean of two genders, the figure of the evaluation plans.
 
@@ -207,11 +225,13 @@ class _Groups:
     Attributes:
         gender: (K,) "f" or "m" where enrolment and trial speaker share it, else "x".
         trial_speaker: (K,) speaker index, numbered as the enrolled ones and on from there.
+        crossing: number of trials across genders.
         names: the groups to report.
     """
 
     def __init__(self, gender: np.ndarray, trial_speaker: np.ndarray, target: np.ndarray) -> None:
         self.gender, self.trial_speaker = gender, trial_speaker
+        self.crossing = int(np.sum(gender == "x"))
         both = [g for g in ("f", "m") if len(np.unique(target[gender == g])) == 2]
         for group in set(np.unique(gender)) - {*both, "x"}:
             log.warning("gender '%s' has only target or only non-target trials: no EER of its own", group)

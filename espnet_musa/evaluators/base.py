@@ -6,6 +6,7 @@ systems. Its `kind` says what it compares; the pipeline calls `score` with exact
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -55,7 +56,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a pipeline lends to an evaluator; none of it may change a result, but for `model_dir` and `seed`.
+    """What a pipeline lends to an evaluator; none may change a result, but for `model_dir`, `train` and `seed`.
 
     Args:
         model_dir: the attacker trained by this recipe, for evaluators configured with `model: recipe`.
@@ -63,6 +64,7 @@ class Resources:
         device: torch device of neural evaluators.
         jobs: processes for work that is split over utterances.
         seed: the recipe's seed, for bootstrap intervals.
+        train: the attacker's training set, for back-ends that are trained on its embeddings; None: there is none.
     """
 
     model_dir: Path | None = None
@@ -70,12 +72,34 @@ class Resources:
     device: str = "cpu"
     jobs: int = 1
     seed: int = 0
+    train: DataDir | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How stage 7 trains the model of an evaluator; returned by the static method `training` of its class.
+
+    Args:
+        config: the dataclass of its configuration (`conf/train/*.yaml`).
+        check: (data, configuration); raises UserError for what cannot be trained on, before anything is trained.
+        train: (data, out, configuration, seed, device, start); makes the model in `out`, from the one in `start` if
+            that is not None; called again after a kill, it goes on.
+    """
+
+    config: type
+    check: Callable[[DataDir, Any], object]
+    train: Callable[[DataDir, Path, Any, int, str, Path | None], None]
 
 
 class VerificationEvaluator:
-    """Scores speaker verification: how well does an attacker link enrolment and trial speech?"""
+    """Scores speaker verification: how well does an attacker link enrolment and trial speech?
+
+    Attributes:
+        trained: whether the result depends on `Resources.train`.
+    """
 
     kind: ClassVar[str] = "verification"
+    trained: bool = False
 
     def score(
         self,
@@ -103,4 +127,19 @@ class PairedEvaluator:
 
     def score(self, original: DataDir, anonymized: DataDir, out: Path, resources: Resources) -> list[Metric]:
         """Score one set against its anonymized copy; files go into the existing directory `out`."""
+        raise TypeError(f"{type(self).__name__} does not define score()")
+
+
+class SingleEvaluator:
+    """Measures something of one set by itself, of the originals as of anonymized speech."""
+
+    kind: ClassVar[str] = "single"
+
+    def score(
+        self, original: DataDir, anonymized: DataDir | None, out: Path, resources: Resources
+    ) -> list[Metric]:
+        """Score the anonymized copy, or the original for the system `orig`, where `anonymized` is None.
+
+        Facts (text, language, emotion, ...) are always the original set's; files go into the existing directory `out`.
+        """
         raise TypeError(f"{type(self).__name__} does not define score()")

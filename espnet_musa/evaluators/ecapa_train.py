@@ -1,13 +1,22 @@
-"""Training of the ECAPA-TDNN attacker on a data directory (original speech, or anonymized for a semi-informed one).
+"""Training of an attacker's speaker model on a data directory (original speech, or anonymized for a semi-informed one).
 
 The recipe is the VoicePrivacy Challenge 2024's, [vpc24]: random crops of 3 s, additive angular margin, Adam, 10 epochs
-of 256, a held-out tenth of the utterances. Differs from [vpc24]:
-  * the learning rate warms up, peaks and decays; there, a cyclic schedule of 65,000 steps never leaves its warm-up
-    (about 2e-3 after the last epoch, which is our peak);
-  * the best epoch on the held-out part is kept, not the last;
-  * everything is seeded: one seed, one model (bit for bit on a CPU);
-  * features are computed once, so the 80 dB floor is the utterance's and not the crop's;
-  * utterances shorter than a crop are repeated instead of dropped; speakers come from `utt2spk`, not from file names.
+of 256, a held-out tenth of the utterances. Where [vpc24] defeats its own intention, `protocol: sound` does what was
+intended and `protocol: vpc2024` what is done there; docs/attackers.md has each difference with its effect.
+
+| | sound | vpc2024 |
+|---|---|---|
+| learning rate | warm-up, peak, decay | the start of a triangle of 2 x 65,000 steps: a rise without a peak |
+| model kept | best epoch on the held-out part | last epoch |
+| held out | utterances, never a speaker's last | the end of a shuffled list of utterances |
+| short utterances | repeated up to a crop | dropped |
+| crops of an utterance | duration / crop | its whole crops above a mean amplitude of 5e-4 |
+| gradient clipping | yes | none (there: before the gradients exist) |
+| silent ends | cut | kept |
+
+Differs from [vpc24] under both: everything is seeded (one seed, one model, bit for bit on a CPU); features are computed
+once, so the 80 dB floor is the utterance's and not the crop's; the batches of an epoch have equal sizes; speakers come
+from `utt2spk`, not from file names.
 """
 
 from __future__ import annotations
@@ -15,7 +24,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,85 +37,111 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ..config import digest, save, to_dict
-from ..errors import UserError
+from ..errors import UserError, suggest
 from ..log import get_logger, progress
 from ..seed import generator, key
-from .encoders import SAMPLE_RATE, EcapaModelConfig, LogMel, build_ecapa
+from .crops import Segments, crops, cut, loud_crops, split
+from .encoders import SAMPLE_RATE, LogMel
+from .speaker_nets import NetConfig, build, load_net
 
 if TYPE_CHECKING:
     from ..data.datadir import DataDir
 
 log = get_logger(__name__)
+PROTOCOLS = ("sound", "vpc2024")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
-class EcapaTrainConfig:
+class TrainConfig:
     """How to train; the defaults are the full-size attacker."""
 
-    model: EcapaModelConfig = field(default_factory=EcapaModelConfig)
+    model: NetConfig = field(default_factory=NetConfig)
+    protocol: str = "sound"  # sound | vpc2024: see the table above
+    precision: str = "fp32"  # fp32 | bf16: products in bfloat16, for processors that have it
     crop_s: float = 3.0  # seconds
     batch_size: int = 256  # crops
     epochs: int = 10  # an epoch draws duration / crop_s crops (at least one) of each utterance
-    max_lr: float = 2e-3  # at the end of the warm-up
-    warmup: float = 0.1  # share of all steps
+    max_lr: float = 2e-3  # sound: at the end of the warm-up; vpc2024: at the top of the triangle
+    warmup: float = 0.1  # sound: share of all steps
+    cycle_steps: int = 65000  # vpc2024: from the bottom of the triangle to its top
     weight_decay: float = 2e-6
-    max_grad_norm: float = 5.0
+    max_grad_norm: float = 5.0  # sound
     margin: float = 0.2  # radians
     scale: float = 30.0
     dev_share: float = 0.1  # of the utterances, held out
     speeds: tuple[float, ...] = (1.0,)  # each factor but 1 adds every speaker once more, as a new speaker
 
     def __post_init__(self) -> None:
+        for name, known in ((self.protocol, PROTOCOLS), (self.precision, PRECISIONS)):
+            if name not in known:
+                raise UserError(f"unknown protocol or precision '{name}'{suggest(name, known)}")
         if self.batch_size < 4 or self.epochs < 1 or self.crop_s < 0.1 or not self.speeds:
             raise UserError(
                 f"batch_size {self.batch_size}, epochs {self.epochs}, crop_s {self.crop_s}, speeds {self.speeds}",
                 expected="at least 4 crops of at least 0.1 s, one epoch, one speed",
             )
 
-
-@dataclass(frozen=True)
-class Segments:
-    """Stretches of the feature file with their speakers: (N,) arrays each, in frames."""
-
-    start: np.ndarray
-    frames: np.ndarray
-    speaker: np.ndarray
-
-    def take(self, rows: np.ndarray) -> Segments:
-        """The segments of these indices, in their order."""
-        return Segments(self.start[rows], self.frames[rows], self.speaker[rows])
+    @property
+    def sound(self) -> bool:
+        """Whether the protocol is ours."""
+        return self.protocol == "sound"
 
 
-def train(data: DataDir, out: Path, config: EcapaTrainConfig, seed: int, device: str = "cpu") -> None:
-    """Train an attacker; called again after a kill, it goes on after the last finished epoch.
-
-    Args:
-        data: a data directory of contract "audio" or better; `utt2spk` names the classes.
-        out: gets `model.safetensors` (best epoch), `config.yaml` (its sizes), `train.yaml` and `train.log`.
-        config: see `EcapaTrainConfig`.
-        seed: decides the weights, the held-out part and every crop.
-        device: torch device.
+def speakers_of(data: DataDir) -> list[str]:
+    """The classes of a training: the speakers of `utt2spk`, sorted.
 
     Raises:
-        UserError: if there are fewer than two speakers, or the loss diverges.
+        UserError: if there are fewer than two.
     """
-    out.mkdir(parents=True, exist_ok=True)
     speakers = sorted(set(data.table("utt2spk").values()))
     if len(speakers) < 2:
         raise UserError(
             f"{len(speakers)} speaker(s)", path=data.path / "utt2spk", expected="two or more to train"
         )
+    return speakers
+
+
+def train(
+    data: DataDir,
+    out: Path,
+    config: TrainConfig,
+    seed: int,
+    device: str = "cpu",
+    start: Path | None = None,
+) -> None:
+    """Train an attacker; called again after a kill, it goes on after the last finished epoch.
+
+    Args:
+        data: a data directory of contract "audio" or better; `utt2spk` names the classes.
+        out: gets `model.safetensors`, `config.yaml` (its sizes), `train.yaml` and `train.log`.
+        config: see `TrainConfig`.
+        seed: decides the weights, the held-out part and every crop.
+        device: torch device.
+        start: a model to fine-tune; None: from scratch.
+
+    Raises:
+        UserError: if there are fewer than two speakers, no utterance is long enough, `start` is of other sizes, or the
+            loss diverges.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    speakers = speakers_of(data)
+    trainer = _Trainer(config, len(speakers) * len(config.speeds), seed, device, start)
     features, whole = _features(data, speakers, out, config)
     crop = round(config.crop_s * 100)
-    training, dev = split(whole, config.dev_share, crop, generator(seed, "asv", "split", "held out"))
-    trainer = _Trainer(config, len(speakers) * len(config.speeds), seed, device)
-    identity = digest([to_dict(config), seed, str(device), whole.start.tolist(), whole.speaker.tolist()])
+    rng = generator(seed, "asv", "split", "held out")
+    if config.sound:
+        training, dev = split(whole, config.dev_share, crop, rng)
+    else:
+        training, dev = cut(whole, config.dev_share, rng)
+    parts = [to_dict(config), seed, str(device), trainer.origin, whole.start.tolist(), whole.speaker.tolist()]
+    identity = digest(parts)
     first = trainer.resume(out / "checkpoint.pt", identity)
     save(config, out / "train.yaml")
     save(config.model, out / "config.yaml")
     for epoch in range(first, config.epochs):
         trainer.epoch(epoch, features, training, dev, crop)
-        if trainer.best_epoch == epoch:
+        if trainer.best_epoch == epoch or not config.sound:
             partial = out / "model.safetensors.partial"
             partial.write_bytes(to_bytes(trainer.model.state_dict()))
             partial.replace(out / "model.safetensors")
@@ -117,33 +151,15 @@ def train(data: DataDir, out: Path, config: EcapaTrainConfig, seed: int, device:
         (out / name).unlink(missing_ok=True)
 
 
-def split(whole: Segments, share: float, crop: int, rng: np.random.Generator) -> tuple[Segments, Segments]:
-    """Hold out utterances at random, never a speaker's last one; speakers are shared by both parts, as in [vpc24].
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """The rate of a step, counted from 0 to `steps` - 1.
 
-    Where that leaves nothing to hold out (one utterance a speaker), the end of every utterance is held out instead: a
-    crop or `share` of it, whichever is longer, but never more than half.
-
-    Returns:
-        training and held-out segments; no frame is in both.
+    sound: linear warm-up to `max_lr`, then half a cosine to 1 % of it. vpc2024: a triangle between 1e-8 and `max_lr`
+    that takes `cycle_steps` to its top, however many steps there are.
     """
-    wanted = max(1, round(share * len(whole.start)))
-    left = Counter(whole.speaker.tolist())
-    held = np.zeros(len(whole.start), bool)
-    for row in rng.permutation(len(whole.start)):
-        if held.sum() == wanted:
-            break
-        if left[whole.speaker[row]] > 1:
-            left[whole.speaker[row]] -= 1
-            held[row] = True
-    if held.any():
-        return whole.take(np.flatnonzero(~held)), whole.take(np.flatnonzero(held))
-    tail = np.minimum(whole.frames // 2, np.maximum(crop, np.round(share * whole.frames).astype(int)))
-    body = whole.frames - tail
-    return Segments(whole.start, body, whole.speaker), Segments(whole.start + body, tail, whole.speaker)
-
-
-def learning_rate(step: int, steps: int, config: EcapaTrainConfig) -> float:
-    """Linear warm-up to `max_lr`, then half a cosine to 1 % of it; `step` counts from 0 to `steps` - 1."""
+    if not config.sound:
+        phase = (step + 1) / config.cycle_steps % 2
+        return 1e-8 + (config.max_lr - 1e-8) * min(phase, 2 - phase)
     rise = max(1, round(config.warmup * steps))
     if step < rise:
         return config.max_lr * (step + 1) / rise
@@ -151,61 +167,66 @@ def learning_rate(step: int, steps: int, config: EcapaTrainConfig) -> float:
     return config.max_lr * (0.505 + 0.495 * math.cos(math.pi * phase))
 
 
-def crops(
-    features: np.ndarray, segments: Segments, length: int, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One random crop of each segment, repeating the shorter ones.
-
-    Returns:
-        (B, length, mel_bands) float16 log-mel features and (B,) speaker indices.
-    """
-    room = np.where(segments.frames >= length, segments.frames - length + 1, segments.frames)
-    offset = (rng.random(len(room)) * room).astype(np.int64)
-    inside = (offset[:, None] + np.arange(length)) % segments.frames[:, None]
-    batch = features[segments.start[:, None] + inside]
-    return torch.from_numpy(np.ascontiguousarray(batch)), torch.from_numpy(segments.speaker)
-
-
 def _features(
-    data: DataDir, speakers: list[str], out: Path, config: EcapaTrainConfig
+    data: DataDir, speakers: list[str], out: Path, config: TrainConfig
 ) -> tuple[np.ndarray, Segments]:
     """Compute (or find, after a kill) the features of all utterances at all speeds: one float16 file, memory-mapped.
 
     Half precision keeps decibels to 0.06; 360 hours take 21 GB on disk and none in memory beyond the page cache.
+
+    Raises:
+        UserError: if no utterance is long and loud enough for a crop (protocol vpc2024).
     """
     index, values = out / "features.npy", out / "features.f16"
     if not index.exists():
         rows = []
-        utt2spk = data.table("utt2spk")
+        utt2spk, number = data.table("utt2spk"), {speaker: i for i, speaker in enumerate(speakers)}
         log_mel = LogMel(config.model.mel_bands)
         with open(values, "wb") as file:
             for utt in progress(data.utts, total=len(data.utts), desc="features"):
                 wav = data.load(utt)
                 for copy, speed in enumerate(config.speeds):
                     changed = wav if speed == 1 else soxr.resample(wav, SAMPLE_RATE * speed, SAMPLE_RATE)
-                    (feature,) = log_mel([log_mel.condition(changed)])
+                    draws = None if config.sound else loud_crops(changed, config.crop_s)
+                    if draws == 0:
+                        continue
+                    (feature,) = log_mel([log_mel.condition(changed) if config.sound else changed])
                     file.write(feature.half().numpy().tobytes())
-                    rows.append((len(feature), copy * len(speakers) + speakers.index(utt2spk[utt])))
+                    draws = max(1, len(feature) // round(100 * config.crop_s)) if draws is None else draws
+                    rows.append((len(feature), copy * len(speakers) + number[utt2spk[utt]], draws))
+        if len(rows) < 2:
+            raise UserError(
+                "no two utterances with a loud crop", path=data.path, expected=f"{config.crop_s} s each"
+            )
         with open(index.with_suffix(".partial"), "wb") as file:
             np.save(file, np.array(rows, np.int64))
         index.with_suffix(".partial").replace(index)
-    frames, speaker = np.load(index).T
+    frames, speaker, draws = np.load(index).T
     features = np.memmap(values, np.float16, "r", shape=(int(frames.sum()), config.model.mel_bands))
-    return features, Segments(np.cumsum(frames) - frames, frames, speaker)
+    return features, Segments(np.cumsum(frames) - frames, frames, speaker, draws)
 
 
 class _Trainer:
     """Model, classifier, optimizer and the state that a checkpoint holds."""
 
-    def __init__(self, config: EcapaTrainConfig, classes: int, seed: int, device: str) -> None:
+    def __init__(
+        self, config: TrainConfig, classes: int, seed: int, device: str, start: Path | None = None
+    ) -> None:
         from speechbrain.lobes.models.ECAPA_TDNN import Classifier
         from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
 
         self.config, self.seed, self.device = config, seed, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, "asv", "ecapa", "weights") % 2**63)
-            self.model = build_ecapa(config.model).to(device)
+            self.model, self.origin = build(config.model), None
             classifier = Classifier(config.model.embedding_dim, out_neurons=classes)
+        if start is not None:
+            sizes, self.model, self.origin = load_net(start)
+            if sizes != config.model:
+                raise UserError(
+                    f"cannot be fine-tuned as {config.model}", path=start, expected="the same sizes"
+                )
+        self.model = self.model.to(device)
         self.classifier = classifier.to(device)  # cosines with one weight vector a speaker
         self.loss = LogSoftmaxWrapper(AdditiveAngularMargin(margin=config.margin, scale=config.scale))
         self.parameters = [*self.model.parameters(), *self.classifier.parameters()]
@@ -243,9 +264,7 @@ class _Trainer:
         """One pass over the training part, then the held-out part; appends a line to `lines`."""
         began = time.monotonic()
         rng = generator(self.seed, "asv", f"epoch {epoch}", "crops")
-        rows = rng.permutation(
-            np.repeat(np.arange(len(training.start)), np.maximum(1, training.frames // crop))
-        )
+        rows = rng.permutation(np.repeat(np.arange(len(training.start)), training.draws))
         # Equal parts, so that no batch is too small for batch normalisation.
         batches = np.array_split(rows, -(-len(rows) // self.config.batch_size))
         total, rate = 0.0, 0.0
@@ -270,7 +289,9 @@ class _Trainer:
     def _logits(self, batch: torch.Tensor) -> torch.Tensor:
         """(B, F, mel_bands) decibels -> (B, 1, speakers) cosines; the mean of each crop is removed."""
         batch = batch.to(self.device).float()
-        return self.classifier(self.model(batch - batch.mean(dim=1, keepdim=True)))
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.config.precision == "bf16"):
+            embeddings = self.model(batch - batch.mean(dim=1, keepdim=True))
+        return self.classifier(embeddings.float())
 
     def _step(self, batch: torch.Tensor, target: torch.Tensor, rate: float) -> float:
         for group in self.optimizer.param_groups:
@@ -278,7 +299,8 @@ class _Trainer:
         loss = self.loss(self._logits(batch), target[:, None].to(self.device))
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if self.config.sound:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
         return loss.item()
 

@@ -1,29 +1,25 @@
 """Speaker encoders behind one interface, `embed(wavs) -> (B, D)`, and the embeddings of a data directory.
 
-A batch never changes an embedding: both encoders give the same vector (to float32 rounding) whether an utterance is
+A batch never changes an embedding: every encoder gives the same vector (to float32 rounding) whether an utterance is
 embedded alone or among others of any length. Memory is bounded by the batch, not by the corpus or the utterance.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import nn
 
-from ..config import digest, load
+from ..config import digest
 from ..errors import UserError
 from ..log import progress
+from .speaker_nets import ReflectAtEnd, file_digest, load_net
 
 if TYPE_CHECKING:
     from ..data.datadir import DataDir
@@ -40,15 +36,6 @@ class SpeakerEncoder(Protocol):
     def embed(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
         """Embed (T_i,) float32 waveforms of 16 kHz; returns (B, D) float32."""
         ...
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        sha = hashlib.sha256()
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 class Resemblyzer:
@@ -97,45 +84,6 @@ class Resemblyzer:
         return total / np.linalg.norm(total, axis=1, keepdims=True)
 
 
-@dataclass(frozen=True)
-class EcapaModelConfig:
-    """Sizes of an ECAPA-TDNN; the defaults are those of the VoicePrivacy Challenge 2024 (6.2 M parameters).
-
-    Args:
-        mel_bands: bands of the log-mel input, 0-8000 Hz.
-        channels: of the first convolution and the three SE-Res2Net blocks.
-        pooled_channels: of the convolution before the pooling.
-        attention_channels: of the attentive statistics pooling.
-        se_channels: bottleneck of squeeze-and-excitation.
-        res2net_scale: groups of a Res2Net block; divides `channels`.
-        embedding_dim: D.
-    """
-
-    mel_bands: int = 80
-    channels: int = 512
-    pooled_channels: int = 1536
-    attention_channels: int = 128
-    se_channels: int = 128
-    res2net_scale: int = 8
-    embedding_dim: int = 192
-
-
-def build_ecapa(config: EcapaModelConfig) -> nn.Module:
-    """SpeechBrain's ECAPA-TDNN (Desplanques et al., Interspeech 2020); forward: (B, F, mel_bands) -> (B, 1, D)."""
-    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-
-    return ECAPA_TDNN(
-        config.mel_bands,
-        lin_neurons=config.embedding_dim,
-        channels=[config.channels] * 4 + [config.pooled_channels],
-        kernel_sizes=[5, 3, 3, 3, 1],
-        dilations=[1, 2, 3, 4, 1],
-        attention_channels=config.attention_channels,
-        res2net_scale=config.res2net_scale,
-        se_channels=config.se_channels,
-    )
-
-
 class LogMel:
     """SpeechBrain's Fbank: 25 ms Hamming window, 10 ms hop, 10 log10 of mel powers, floor 80 dB below the maximum.
 
@@ -172,38 +120,35 @@ class LogMel:
         return [part[: 1 + len(wav) // 160] for part, wav in zip(features, wavs, strict=True)]
 
 
-class Ecapa:
-    """ECAPA-TDNN on mean-normalised log-mel features, from a directory with `model.safetensors` and `config.yaml`.
+class NetEncoder:
+    """ECAPA-TDNN or x-vector on mean-normalised log-mel features.
 
     Differs from [vpc24] only beyond `window_s`, the longest trial of its sets being 35 s: a longer utterance is cut
     into equal windows of at most `window_s` and their embeddings are averaged, so that memory stays flat.
 
     Args:
-        model_dir: written by `ecapa_train.train`.
+        model_dir: written by stage 7, or a model that SpeechBrain publishes (see `speaker_nets.load_net`).
         device: torch device.
         window_s: longest window in seconds.
+        kind: what the model must be, "ecapa" or "xvector"; None: whatever it is.
     """
 
-    def __init__(self, model_dir: Path, device: str = "cpu", window_s: float = 60.0) -> None:
-        weights = Path(model_dir) / "model.safetensors"
-        if not weights.is_file():
-            raise UserError("not found", path=weights, hint="train the attacker first (stage attack)")
-        config = load(EcapaModelConfig, Path(model_dir) / "config.yaml")
+    def __init__(
+        self, model_dir: Path, device: str = "cpu", window_s: float = 60.0, kind: str | None = None
+    ) -> None:
+        config, net, weights = load_net(model_dir)
+        if kind not in (None, config.kind):
+            raise UserError(
+                f"a speaker model of kind '{config.kind}'", path=Path(model_dir), expected=f"'{kind}'"
+            )
         self.dimension = config.embedding_dim
-        self.identity = f"ecapa {file_digest(weights)} {window_s}"
+        self.identity = f"{config.kind} {weights} {window_s}"
         self._device = device
         self._window = max(round(window_s * SAMPLE_RATE), LogMel.shortest)
         self._batch_frames = 1500 if device == "cpu" else 24000  # padded; more only spoils a CPU's cache
         self._features = LogMel(config.mel_bands, device)
-        model = build_ecapa(config)
-        try:
-            model.load_state_dict(load_file(weights))
-        except RuntimeError as error:
-            raise UserError(
-                f"the weights do not fit the model of config.yaml: {error}", path=weights
-            ) from error
-        self._model = model.to(device).eval()
-        self._reflect = _ReflectAtEnd(model)
+        self._net = net.to(device)
+        self._reflect = ReflectAtEnd(net)
 
     @torch.inference_mode()
     def embed(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
@@ -241,7 +186,7 @@ class Ecapa:
         # The margin lets every convolution read beyond the last frame of the longest window, too.
         padded = torch.zeros(
             len(features),
-            int(lengths.max()) + _ReflectAtEnd.margin,
+            int(lengths.max()) + ReflectAtEnd.margin,
             features[0].shape[1],
             device=self._device,
         )
@@ -249,45 +194,8 @@ class Ecapa:
             row[: len(part)] = part
         with self._reflect.at(lengths):
             # Half a frame less: relative lengths are floats, and rounding up would let one padded frame in.
-            output = self._model(padded, (lengths - 0.5) / padded.shape[1])
+            output = self._net(padded, (lengths - 0.5) / padded.shape[1])
         return output[:, 0].float().cpu().numpy()
-
-
-class _ReflectAtEnd:
-    """Makes SpeechBrain's ECAPA-TDNN indifferent to padding.
-
-    Its convolutions pad by reflection at the end of the tensor, so that in a batch the frames near the end of a
-    shorter utterance see padding instead of their own reflection; only the pooling is masked. Here the input of
-    every convolution wider than one frame gets that reflection at each utterance's own end.
-    """
-
-    margin = 4  # frames: half the width of the widest convolution (kernel 3, dilation 4)
-
-    def __init__(self, model: nn.Module) -> None:
-        self._index: torch.Tensor | None = None
-        from speechbrain.nnet.CNN import Conv1d
-
-        for module in model.modules():
-            if isinstance(module, Conv1d) and module.kernel_size > 1:
-                module.register_forward_pre_hook(self._hook)
-
-    def _hook(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        (x,) = inputs  # (B, C, F)
-        tail, source = self._index  # (B, margin) each
-        batch = torch.arange(len(x), device=x.device)[:, None]
-        x = x.clone()
-        x[batch, :, tail] = x[batch, :, source]
-        return (x,)
-
-    @contextlib.contextmanager
-    def at(self, lengths: torch.Tensor) -> Iterator[None]:
-        """Reflect at these (B,) lengths in frames while the context lasts."""
-        step = torch.arange(self.margin, device=lengths.device)
-        self._index = (lengths[:, None] + step, lengths[:, None] - 2 - step)
-        try:
-            yield
-        finally:
-            self._index = None
 
 
 def embed_datadir(

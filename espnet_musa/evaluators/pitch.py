@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..data.audio import AudioFile
 from ..errors import Problems, UserError, suggest
@@ -17,6 +12,7 @@ from ..f0.extract import extract_stream
 from ..log import progress
 from ..metrics.pitch import pitch_correlation
 from .base import Metric, PairedEvaluator, Resources
+from .per_utterance import in_order, means
 
 if TYPE_CHECKING:
     from ..data.datadir import DataDir
@@ -56,38 +52,12 @@ class Pitch(PairedEvaluator):
         pairs = [(original.audio_path(utt), anonymized.audio_path(utt)) for utt in original.utts]
         one = partial(correlation, tracker=self.tracker, reading=self.reading)
         values = list(
-            progress(_map(one, pairs, resources.jobs), total=len(pairs), desc=f"pitch {original.name}")
+            progress(in_order(one, pairs, resources.jobs), total=len(pairs), desc=f"pitch {original.name}")
         )
         lines = [f"{utt} {value:.4f}\n" for utt, value in zip(original.utts, values, strict=True)]
         (out / "pitch").write_text("".join(lines), encoding="utf-8")
-        return self._metrics(original, np.array(values))
-
-    def _metrics(self, data: DataDir, values: np.ndarray) -> list[Metric]:
         notes = f"WORLD {self.tracker} replaces Praat; reading {self.reading}"
-        utt2spk = data.table("utt2spk")
-        rows = {"all": np.ones(len(values), bool)}
-        if data.has("spk2gender"):
-            genders = data.table("spk2gender")
-            gender = np.array([genders[utt2spk[utt]] for utt in data.utts])
-            rows |= {g: gender == g for g in ("f", "m") if (gender == g).any()}
-        means = {group: float(values[row].mean()) for group, row in rows.items()}
-        counts = {group: int(row.sum()) for group, row in rows.items()}
-        if "f" in means and "m" in means:
-            means["avg"], counts["avg"] = (means["f"] + means["m"]) / 2, len(values)
-        return [
-            Metric(
-                "pitch_correlation",
-                mean,
-                "",
-                data.name,
-                data.meta.split,
-                group,
-                "",
-                {"utterances": counts[group]},
-                notes=notes,
-            )
-            for group, mean in means.items()
-        ]
+        return means("pitch_correlation", original, values, seed=resources.seed, notes=notes)
 
 
 def correlation(paths: tuple[Path, Path], tracker: str, reading: str) -> float:
@@ -97,12 +67,3 @@ def correlation(paths: tuple[Path, Path], tracker: str, reading: str) -> float:
         with AudioFile(path) as source:
             tracks.append(extract_stream(source, tracker=tracker, floor=FLOOR, ceiling=CEILING))
     return pitch_correlation(*tracks, reading=reading)
-
-
-def _map(one: partial, pairs: list[tuple[Path, Path]], jobs: int) -> Iterator[float]:
-    """The correlations in order; processes are spawned, since forking a process that runs torch can hang."""
-    if jobs == 1:
-        yield from map(one, pairs)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(one, pairs, chunksize=8)

@@ -113,7 +113,7 @@ def _rocch(tar: np.ndarray, non: np.ndarray) -> EerResult:
     return EerResult(float(eer), float(score[nearest]))
 
 
-_METHODS = {"vpc2024": _vpc2024, "vpc2022": _vpc2022, "rocch": _rocch}
+METHODS = {"vpc2024": _vpc2024, "vpc2022": _vpc2022, "rocch": _rocch}
 
 
 def eer(target_scores: np.ndarray, nontarget_scores: np.ndarray, method: str = "vpc2024") -> EerResult:
@@ -130,9 +130,9 @@ def eer(target_scores: np.ndarray, nontarget_scores: np.ndarray, method: str = "
     Raises:
         UserError: if a class is empty, a score is NaN or infinite, or the method is unknown.
     """
-    if method not in _METHODS:
-        raise UserError(f"unknown EER method '{method}'{suggest(method, _METHODS)}")
-    return _METHODS[method](_sorted(target_scores, "target"), _sorted(nontarget_scores, "non-target"))
+    if method not in METHODS:
+        raise UserError(f"unknown EER method '{method}'{suggest(method, METHODS)}")
+    return METHODS[method](_sorted(target_scores, "target"), _sorted(nontarget_scores, "non-target"))
 
 
 def det_curve(

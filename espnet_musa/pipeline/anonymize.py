@@ -21,10 +21,11 @@ from ..data.datadir import DataDir
 from ..errors import UserError
 from ..log import get_logger
 from .format import publish
-from .sharding import begun, choose_sets, missing, share, work
+from .sharding import begun, choose_sets, missing, share, training_set, work
 
 log = get_logger(__name__)
 BLOCK = 1 << 19  # samples read at once from the temporary file
+LENGTH = 0.05  # largest relative difference in duration between an output and its input
 COPY = 0.9999  # absolute correlation with the input from which an output counts as a copy of it
 
 
@@ -36,8 +37,10 @@ def build(system: System, device: str = "cpu") -> Anonymizer:
     """The anonymizer of a system, ready to convert.
 
     Raises:
-        UserError: if the system has none (the lower bound), or its parameters are wrong.
+        UserError: if the system has none (the lower bound, an import), or its parameters are wrong.
     """
+    if system.imported:
+        raise UserError("this system's speech was anonymized elsewhere; it cannot anonymize any")
     if system.anonymizer is None:
         raise UserError("this system is the original speech (lower bound); it anonymizes nothing")
     anonymizer = registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
@@ -53,8 +56,17 @@ def plan_targets(
     return policy.plan(sets, recipe_seed, name)
 
 
-def _spool(wavs: Iterable[np.ndarray], source: Source, out: BinaryIO) -> float:
-    """Write float32 blocks to a temporary file and check them against the input; returns their absolute peak.
+def spool(wavs: Iterable[np.ndarray], source: Source, out: BinaryIO | None, length: float = LENGTH) -> float:
+    """Write float32 blocks to a temporary file (None: nowhere) and check them against the input.
+
+    Args:
+        wavs: blocks of an output.
+        source: the input.
+        out: takes the blocks as raw float32.
+        length: largest relative difference in duration that passes.
+
+    Returns:
+        the absolute peak.
 
     Raises:
         RejectedOutput: for NaN, silence, a wrong length or (a scaled copy of) the input.
@@ -66,14 +78,15 @@ def _spool(wavs: Iterable[np.ndarray], source: Source, out: BinaryIO) -> float:
             raise RejectedOutput(
                 f"sample {frames + int(np.flatnonzero(~np.isfinite(wav))[0])} is NaN or infinite"
             )
-        out.write(np.ascontiguousarray(wav, dtype=np.float32).tobytes())
+        if out is not None:
+            out.write(np.ascontiguousarray(wav, dtype=np.float32).tobytes())
         original = source.read(min(frames, source.frames), min(frames + len(wav), source.frames)).astype(
             np.float64
         )
         made = wav[: len(original)].astype(np.float64)
         xx, yy, xy = xx + original @ original, yy + made @ made, xy + original @ made
         frames, peak = frames + len(wav), max(peak, float(np.abs(wav).max(initial=0.0)))
-    allowed = max(0.05 * source.frames, 0.05 * source.sample_rate)
+    allowed = max(length * source.frames, LENGTH * source.sample_rate)
     if abs(frames - source.frames) > allowed:
         raise RejectedOutput(f"{frames} samples made from {source.frames}; expected within {allowed:.0f}")
     if peak < SILENCE:
@@ -83,9 +96,10 @@ def _spool(wavs: Iterable[np.ndarray], source: Source, out: BinaryIO) -> float:
     return peak
 
 
-def _read_back(spool: BinaryIO, gain: float, truncate: bool) -> Iterator[np.ndarray]:
-    spool.seek(0)
-    while raw := spool.read(4 * BLOCK):
+def read_back(spooled: BinaryIO, gain: float, truncate: bool) -> Iterator[np.ndarray]:
+    """Int16 blocks of what `spool` wrote, scaled, and rounded or cut (`truncate`)."""
+    spooled.seek(0)
+    while raw := spooled.read(4 * BLOCK):
         yield to_int16(np.frombuffer(raw, dtype=np.float32).astype(np.float64) * gain, truncate=truncate)
 
 
@@ -102,13 +116,13 @@ def convert(
         rng: of the utterance.
 
     Raises:
-        RejectedOutput: if the output is not an anonymized version of the input (see `_spool`).
+        RejectedOutput: if the output is not an anonymized version of the input (see `spool`).
     """
-    with tempfile.SpooledTemporaryFile(max_size=1 << 24) as spool:
-        peak = _spool(anonymizer.convert_stream(source, target, rng), source, spool)
+    with tempfile.SpooledTemporaryFile(max_size=1 << 24) as spooled:
+        peak = spool(anonymizer.convert_stream(source, target, rng), source, spooled)
         normalize = anonymizer.peak_normalize
         gain = PEAK / peak if normalize else min(1.0, PEAK / peak)  # never clip
-        write_pcm(out, _read_back(spool, gain, truncate=normalize), source.sample_rate)
+        write_pcm(out, read_back(spooled, gain, truncate=normalize), source.sample_rate)
 
 
 class Run:
@@ -118,7 +132,10 @@ class Run:
         self.recipe, self.name = recipe, system_name
         self.system = config.load_system(recipe, system_name, root)
         self.base = root / "exp" / system_name / "data"
-        paths = choose_sets(root / "dump", recipe.anonymize_roles, names, "format")
+        roles = config.anonymized_roles(recipe, root)
+        paths = choose_sets(root / "dump", roles, names, "format")
+        if set(roles) - set(recipe.anonymize_roles) and not self.system.lower_bound:
+            training_set(root)  # a semi-informed attacker without one is better noticed now than at stage 7
         self.sets = [DataDir.read(path, "audio") for path in paths]
 
     def plan(self, *, force: bool) -> None:

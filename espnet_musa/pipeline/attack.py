@@ -1,55 +1,91 @@
-"""Stage 7, attack: train the speaker-verification models of the evaluators that ask for one.
+"""Stage 7, attack: train the models of the evaluators that ask for one (attackers, and the recipe's recognizer).
 
-The model trained on original speech is the ignorant and the lazy-informed attacker (VoicePrivacy's ASV_eval); it
-belongs to the lower bound and serves every system.
+A model trained on original speech is the ignorant and the lazy-informed attacker (VoicePrivacy's ASV_eval): one serves
+every system. The semi-informed attacker (ASV_eval^anon) knows the system and trains on what it makes of the same
+speech: one for each system, but none for the lower bound, where it would be the same model.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .. import config, stamp
-from ..config import Recipe
-from ..data.datadir import DataDir, list_sets
-from ..errors import UserError
-from ..evaluators.ecapa_train import EcapaTrainConfig, train
+from .. import config, registry, stamp
+from ..config import EvaluatorConfig, Recipe
+from ..data.datadir import DataDir
+from ..evaluators.base import Training
 from ..log import get_logger
-from .score import model_dir
+from .score import anonymized_copy, model_dir
+from .sharding import training_set
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One model to train: where, on what, how, and from which other model."""
+
+    out: Path
+    data: DataDir
+    training: Training
+    config: Any
+    start: Path | None = None
 
 
 def attack(recipe: Recipe, root: Path, *, device: str, force: bool) -> None:
     """Train what the recipe's evaluators need and what is not up to date.
 
     Raises:
-        UserError: if there is not exactly one set with role `attack_train`.
+        UserError: before any training: if there is not exactly one set with role `attack_train`, it has fewer than two
+            speakers, or a system has not anonymized it, or another version or other utterances of it.
     """
+    jobs: dict[Path, _Job] = {}
     for name in recipe.evaluators:
-        evaluator = config.load_evaluator(recipe, name, root)
-        if evaluator.train is None:
+        settings = config.load_evaluator(recipe, name, root)
+        if settings.train is None:
             log.info("attack: %s brings its own model", name)
             continue
-        sets = list_sets(root / "dump", ["attack_train"])
-        if len(sets) != 1:
-            raise UserError(
-                f"{len(sets)} sets have the role attack_train", path=root / "dump", expected="exactly one",
-                hint="run stage 'format' first, or set the roles in meta.yaml",
-            )  # fmt: skip
-        data = DataDir.read(sets[0], "audio")
-        training = config.load(EcapaTrainConfig, config.conf_file(root, "train", evaluator.train))
-        fields = {
-            "config": config.digest(config.to_dict(training)),
-            "input": data.fingerprint,
-            "seed": recipe.seed,
-        }
-        out = model_dir(root, name)
-        partial = stamp.begin(out, "attack", fields, force=force)
-        if partial is None:
-            log.info("attack: %s is up to date", name)
-            continue
-        started = time.monotonic()
-        train(data, partial, training, recipe.seed, device)
-        counts = {"utterances": len(data.utts), "speakers": len(set(data.table("utt2spk").values()))}
-        stamp.finish(out, "attack", counts=counts, seconds=time.monotonic() - started)
+        for job in _jobs(recipe, root, name, settings):
+            jobs.setdefault(job.out, job)
+    for job in jobs.values():
+        _train(job, recipe.seed, device, force)
+
+
+def _jobs(recipe: Recipe, root: Path, name: str, settings: EvaluatorConfig) -> list[_Job]:
+    """The models of an evaluator, those first that others start from."""
+    original = DataDir.read(training_set(root), "audio")
+    training = registry.resolve(registry.EVALUATORS, "evaluator", settings.evaluator).training()
+    wanted = config.load(training.config, config.conf_file(root, "train", settings.train))
+    training.check(original, wanted)
+    if not settings.semi:
+        return [_Job(model_dir(root, name), original, training, wanted)]
+    jobs, start = [], None
+    if settings.start != "scratch":
+        jobs = _jobs(recipe, root, settings.start, config.load_evaluator(recipe, settings.start, root))
+        start = jobs[-1].out
+    for system in recipe.systems:
+        if not config.load_system(recipe, system, root).lower_bound:
+            data = anonymized_copy(original, root, system)
+            jobs.append(_Job(model_dir(root, name, system), data, training, wanted, start))
+    return jobs
+
+
+def _train(job: _Job, seed: int, device: str, force: bool) -> None:
+    fields = {
+        "config": config.digest(config.to_dict(job.config)),
+        "input": job.data.fingerprint,
+        "seed": seed,
+    }
+    if job.start is not None:
+        fields["start"] = config.digest(stamp.require(job.start, "attack")["fields"])
+    partial = stamp.begin(job.out, "attack", fields, force=force)
+    if partial is None:
+        log.info("attack: %s is up to date", job.out)
+        return
+    log.info("attack: %s, trained on %s", job.out, job.data.path)
+    started = time.monotonic()
+    job.training.train(job.data, partial, job.config, seed, device, job.start)
+    counts = {"utterances": len(job.data.utts), "speakers": len(set(job.data.table("utt2spk").values()))}
+    stamp.finish(job.out, "attack", counts=counts, seconds=time.monotonic() - started)

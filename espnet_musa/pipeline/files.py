@@ -8,7 +8,7 @@ from pathlib import Path
 
 import soundfile as sf
 
-from .. import registry
+from .. import config, registry, stamp
 from .. import seed as seeds
 from ..config import FormatConfig, System
 from ..data.audio import AudioFile
@@ -98,9 +98,20 @@ def anonymize_files(
 
         return make
 
+    fields = {"system": config.digest(config.to_dict(system)), "seed": seed, "channels": channels}
+    record = (
+        out / ".anonymized.json" if source.is_dir() else None
+    )  # what the files of a folder were made with
+    before = stamp.read_json(record) if record is not None and record.is_file() else None
+    there = [made for _, made in found.values() if made.exists()]
     if force:
-        for _, made in found.values():
-            made.unlink(missing_ok=True)
-    elif all(made.exists() for _, made in found.values()):
-        log.info("%s is there already (--force true makes it anew)", out)
+        for made in there:
+            made.unlink()
+    elif there and before != fields:
+        raise UserError(
+            "is there already, and was not made with these settings", path=there[0], hint="--force true makes it anew"
+        )  # fmt: skip
+    if record is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        stamp.write_json(record, fields)
     work([(made, identity, job(identity, given, made)) for identity, (given, made) in found.items()], name)

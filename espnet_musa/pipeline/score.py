@@ -6,44 +6,51 @@ import time
 from pathlib import Path
 
 from .. import config, registry, stamp
-from ..config import Recipe
+from ..config import EvaluatorConfig, Recipe
 from ..data.datadir import DataDir, list_sets
 from ..errors import UserError
 from ..evaluators.base import Metric, Resources
 from ..log import get_logger
+from . import importing
+from .sharding import training_set
 
 log = get_logger(__name__)
 Pair = tuple[DataDir, DataDir | None]  # original and anonymized; None for the lower bound
 
 
-def model_dir(root: Path, evaluator: str) -> Path:
-    """Where the attacker of an evaluator, trained on original speech by stage 7, is published."""
-    return root / "exp" / "attackers" / evaluator
+def model_dir(root: Path, evaluator: str, system: str | None = None) -> Path:
+    """Where stage 7 publishes an evaluator's attacker: of original speech, or of what one system makes of it."""
+    return root / "exp" / ("attackers" if system is None else f"{system}/attacker") / evaluator
+
+
+def anonymized_copy(original: DataDir, root: Path, system: str) -> DataDir:
+    """What a system made of a formatted set.
+
+    Raises:
+        UserError: if it is missing, was made from another version of the set, or holds other utterances or speakers.
+    """
+    place = root / "exp" / system / "data" / original.name
+    hint = "run stage 'anonymize' again"
+    if stamp.require(place, "anonymize")["fields"]["input"] != original.fingerprint:
+        raise UserError(f"was made from another version of {original.path}", path=place, hint=hint)
+    anonymized = DataDir.read(place, "anon")
+    if anonymized.utts != original.utts:
+        raise UserError(f"holds other utterances than {original.path}", path=place, hint=hint)
+    if anonymized.table("utt2spk") != original.table("utt2spk"):
+        raise UserError(f"holds other speakers than {original.path}", path=place, hint=hint)
+    return anonymized
 
 
 def pairs(recipe: Recipe, root: Path, system: str, lower_bound: bool) -> dict[str, Pair]:
     """All evaluation sets with their anonymized copies.
 
     Raises:
-        UserError: if a set is not anonymized, was made from another original, or holds other utterances.
+        UserError: if there is none, or a copy does not belong to its set (see `anonymized_copy`).
     """
     out: dict[str, Pair] = {}
     for path in list_sets(root / "dump", recipe.anonymize_roles):
         original = DataDir.read(path, "trials" if (path / "trials").is_file() else "audio")
-        anonymized = None
-        if not lower_bound:
-            place = root / "exp" / system / "data" / path.name
-            made_from = stamp.require(place, "anonymize")["fields"]["input"]
-            if made_from != original.fingerprint:
-                raise UserError(
-                    f"was made from another version of {path}", path=place, hint="run stage 'anonymize' again"
-                )
-            anonymized = DataDir.read(place, "anon")
-            if anonymized.utts != original.utts:
-                raise UserError(
-                    f"holds other utterances than {path}", path=place, hint="run stage 'anonymize' again"
-                )
-        out[path.name] = (original, anonymized)
+        out[path.name] = (original, None if lower_bound else anonymized_copy(original, root, system))
     if not out:
         raise UserError("nothing to score", path=root / "dump", hint="run stage 'format' first")
     return out
@@ -61,26 +68,33 @@ def score(recipe: Recipe, root: Path, system_name: str, *, jobs: int, device: st
         force: replace scores that were made from something else.
     """
     system = config.load_system(recipe, system_name, root)
+    if system.imported:
+        importing.require(recipe, root, system_name)
     sets = pairs(recipe, root, system_name, system.lower_bound)
     for name in recipe.evaluators:
         settings = config.load_evaluator(recipe, name, root)
-        model = model_dir(root, name) if settings.train else None
+        evaluator = registry.construct(
+            registry.resolve(registry.EVALUATORS, "evaluator", settings.evaluator), settings.params, name
+        )
+        if system.lower_bound and (evaluator.kind == "paired" or settings.semi):
+            continue  # nothing to compare with; and on speech that nothing changed, informed or not is the same
+        model = model_dir(root, name, system_name if settings.semi else None) if settings.train else None
+        train = _training(root, system_name, settings) if getattr(evaluator, "trained", False) else None
         fields = {
             "config": config.digest(settings.params),
             "seed": recipe.seed,
             "model": None if model is None else config.digest(stamp.require(model, "attack")["fields"]),
             "inputs": {k: [o.fingerprint, a and a.fingerprint] for k, (o, a) in sets.items()},
         }
+        if train is not None:
+            fields["train"] = train.fingerprint
         out = root / "exp" / system_name / "score" / name
         if (stamp.read(out) or {}).get("fields") == fields:
             log.info("score: %s, %s: up to date", system_name, name)
             continue
-        evaluator = registry.resolve(registry.EVALUATORS, "evaluator", settings.evaluator)(**settings.params)
-        if evaluator.kind == "paired" and system.lower_bound:
-            continue
         partial = stamp.begin(out, "score", fields, force=force)
         started = time.monotonic()
-        resources = Resources(model, root / "exp" / "cache" / name, device, jobs, recipe.seed)
+        resources = Resources(model, root / "exp" / "cache" / name, device, jobs, recipe.seed, train)
         metrics = _run(evaluator, sets, partial, resources)
         stamp.write_json(
             partial / "metrics.json",
@@ -88,6 +102,12 @@ def score(recipe: Recipe, root: Path, system_name: str, *, jobs: int, device: st
         )
         stamp.finish(out, "score", counts={"metrics": len(metrics)}, seconds=time.monotonic() - started)
         log.info("score: %s, %s: %d metrics", system_name, name, len(metrics))
+
+
+def _training(root: Path, system: str, settings: EvaluatorConfig) -> DataDir:
+    """The attacker's training set: original speech, or what the system made of it for a semi-informed attacker."""
+    original = DataDir.read(training_set(root), "audio")
+    return anonymized_copy(original, root, system) if settings.semi else original
 
 
 def _run(evaluator, sets: dict[str, Pair], out: Path, resources: Resources) -> list[Metric]:
@@ -102,7 +122,7 @@ def _run(evaluator, sets: dict[str, Pair], out: Path, resources: Resources) -> l
             enroll = sets[meta.enroll]
             (out / name).mkdir(exist_ok=True)
             metrics += evaluator.score(enroll[0], original, enroll[1], anonymized, out / name, resources)
-        elif evaluator.kind == "paired" and meta.role in ("trial", "utility"):
+        elif evaluator.kind in ("paired", "single") and meta.role in ("trial", "utility"):
             (out / name).mkdir(exist_ok=True)
             metrics += evaluator.score(original, anonymized, out / name, resources)
     return metrics

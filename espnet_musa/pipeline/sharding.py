@@ -38,6 +38,21 @@ def choose_sets(root: Path, roles: Iterable[str], names: str, stage: str) -> lis
     return [found[n] for n in (names.split() or found)]
 
 
+def training_set(root: Path) -> Path:
+    """The formatted set that attackers are trained on.
+
+    Raises:
+        UserError: if there is not exactly one set with role `attack_train`.
+    """
+    found = list_sets(root / "dump", ["attack_train"])
+    if len(found) != 1:
+        raise UserError(
+            f"{len(found)} sets have the role attack_train", path=root / "dump", expected="exactly one",
+            hint="run stage 'format' first, or set the roles in meta.yaml",
+        )  # fmt: skip
+    return found[0]
+
+
 def begun(outs: Iterable[Path]) -> list[Path]:
     """Those outputs that were planned and are not published yet."""
     return [out for out in outs if (stamp.partial_of(out) / stamp.PLAN).is_file()]

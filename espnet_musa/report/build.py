@@ -9,12 +9,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from .. import config, stamp
 from ..config import Recipe
 from ..data.datadir import SAMPLE_RATE, DataDir, list_sets
 from ..data.table import write_text
+from ..errors import UserError
 from . import examples, figures, html, markdown, scores, tables
 from .html import Plot, Sample, Version
 from .results import collect
@@ -112,6 +114,38 @@ def _plots(results: dict[str, Any], recipe_dir: Path) -> Iterator[tuple[str, str
             f"Detection error trade-off curves of {evaluator} for every system and attacker.",
             figures.det_curves(panels, made),
         )  # fmt: skip
+    for evaluator, name, panels in _similarity(results, recipe_dir):
+        yield (
+            f"similarity_{evaluator}_{name}", "similarity",
+            f"Voice similarity on {name} ({evaluator}), speaker by speaker, from 0 (surely another) to 1 (surely the "
+            "same). A clear diagonal among anonymized voices keeps speakers distinct; one in the blocks of original "
+            "against anonymized voices gives them away.",
+            f"Similarity matrices of original and anonymized speakers of {name} for every system.",
+            figures.similarity(panels),
+        )  # fmt: skip
+
+
+def _similarity(
+    results: dict[str, Any], recipe_dir: Path
+) -> Iterator[tuple[str, str, list[tuple[str, np.ndarray]]]]:
+    """Evaluator, set and panels of the similarity matrices: of all speakers, or of the one gender there is."""
+    chosen: dict[tuple[str, str], dict[str, str]] = {}
+    for m in results["metrics"]:
+        if m["name"] == "gvd" and m["group"] != "avg" and not m["parts"]:
+            found = chosen.setdefault((m["evaluator"], m["set"]), {})
+            if found.get(m["system"]) != "all":
+                found[m["system"]] = m["group"]
+    for (evaluator, name), systems in chosen.items():
+        panels = []
+        for system, group in systems.items():
+            place = recipe_dir / "exp" / system / "score" / evaluator / name / group
+            try:
+                oo, oa, aa = (np.load(place / f"{pair}.npy") for pair in ("oo", "oa", "aa"))
+            except (OSError, ValueError):
+                hint = "run stage 'score' again with --force true"
+                raise UserError("similarity matrices are missing or damaged", path=place, hint=hint) from None
+            panels.append((system, np.block([[oo, oa], [oa.T, aa]])))
+        yield evaluator, name, panels
 
 
 def _tradeoff(results: dict[str, Any]) -> list[tuple[str, list[figures.Point], float | None]]:
@@ -127,7 +161,7 @@ def _tradeoff(results: dict[str, Any]) -> list[tuple[str, list[figures.Point], f
         own = [m for m in errors if (m["evaluator"], m["set"]) == (evaluator, name)]
         points = [
             figures.Point(
-                m["system"], m["condition"], kept["value"], m["value"], _interval(kept), _interval(m)
+                m["system"], m["attacker"], kept["value"], m["value"], _interval(kept), _interval(m)
             )
             for m in own
             if m["condition"] != "oo" and (kept := utility.get((m["set"], m["system"])))

@@ -30,7 +30,7 @@ P = ParamSpec("P")
 INK, FAINT = "#3b3f45", "#9aa0a6"
 TARGET, NONTARGET = "#0072B2", "#E69F00"
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of systems
-LINES = {"oo": "-", "oa": (0, (4, 2)), "aa": "-"}
+LINES = {"oo": "-", "oa": (0, (4, 2)), "aa": "-", "semi": (0, (1, 1))}
 STYLE = {
     "axes.axisbelow": True, "axes.edgecolor": FAINT, "axes.grid": True, "axes.labelcolor": INK,
     "axes.spines.right": False, "axes.spines.top": False, "axes.titlelocation": "left", "axes.titlesize": 9.5,
@@ -48,7 +48,7 @@ class Point:
     """One system under one attacker in the plane of privacy and utility; intervals are (low, high) or None."""
 
     system: str
-    condition: str
+    attacker: str
     utility: float
     privacy: float
     utility_interval: tuple[float, float] | None = None
@@ -101,8 +101,8 @@ def _grid(panels: int, width: float, height: float, columns: int = 3) -> tuple[F
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
 
 
-def _named(system: str, condition: str) -> str:
-    return f"{system}, {ATTACKERS[condition][0]}"
+def _named(system: str, attacker: str) -> str:
+    return f"{system}, {ATTACKERS[attacker][0]}"
 
 
 @styled
@@ -123,7 +123,7 @@ def score_histograms(panels: Sequence[Scores]) -> Figure:
             ax.stairs(100 * values, panel.edges, fill=True, color=tone, alpha=0.35)
             ax.stairs(100 * values, panel.edges, color=tone, label=name, linewidth=1.3)
         ax.set(xlim=(low, high), ylim=(0, top), yticks=[])
-        ax.set_title(f"{_named(panel.system, panel.condition)}\nEER {panel.text} %")
+        ax.set_title(f"{_named(panel.system, panel.attacker)}\nEER {panel.text} %")
         ax.spines["left"].set_visible(False)
     for ax in axes[-min(3, len(axes)) :]:
         ax.set_xlabel("score")
@@ -146,8 +146,8 @@ def det_curves(panels: Sequence[tuple[str, Sequence[Scores]]], systems: Sequence
         for one in curves:
             x, y = (ndtri(np.clip(values, 1e-4, 1 - 1e-4)) for values in (one.far, one.frr))
             ax.plot(
-                x, y, color=colour(one.system, systems), linestyle=LINES[one.condition], linewidth=1.6,
-                label=_named(one.system, one.condition),
+                x, y, color=colour(one.system, systems), linestyle=LINES[one.attacker], linewidth=1.6,
+                label=_named(one.system, one.attacker),
             )  # fmt: skip
         ticks = [t for t in _TICKS if limits[0] <= ndtri(t) <= limits[1]]
         names = [f"{100 * t:g}" for t in ticks]
@@ -163,6 +163,33 @@ def det_curves(panels: Sequence[tuple[str, Sequence[Scores]]], systems: Sequence
         )
     handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(2, len(panels)))
+    return figure
+
+
+@styled
+def similarity(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """Voice similarity matrices: a clear diagonal means that speakers are told apart.
+
+    Laid out as in "MUSA: Multi-lingual speaker anonymization via serial disentanglement", figure 3: original voices
+    above left, anonymized ones below right, original against anonymized ones in the other two blocks.
+
+    Args:
+        panels: title (a system) and its (2 S, 2 S) matrix [[oo, oa], [ao, aa]] of similarities in [0, 1].
+    """
+    figure, axes = _grid(len(panels), 2.9, 2.9)
+    for ax, (title, matrix) in zip(axes, panels, strict=True):
+        half = len(matrix) // 2
+        image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
+        for line in (ax.axhline, ax.axvline):
+            line(half - 0.5, color="white", linewidth=1.2)
+        middles = [half / 2 - 0.5, 1.5 * half - 0.5]
+        ax.set_xticks(middles, ["original", "anonymized"])
+        ax.set_yticks(middles, ["original", "anonymized"], rotation=90, va="center")
+        ax.tick_params(length=0)
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.set_title(title)
+    figure.colorbar(image, ax=axes, label="similarity", shrink=0.8, aspect=30)
     return figure
 
 
@@ -193,7 +220,7 @@ def privacy_utility(
                     ax.plot(x, y, color=tone, linewidth=1, alpha=0.6)
             ax.plot(
                 p.utility, p.privacy, "o", color=tone, markersize=7, markeredgewidth=1.5,
-                markerfacecolor="white" if p.condition == "oa" else tone, label=_named(p.system, p.condition),
+                markerfacecolor="white" if p.attacker == "oa" else tone, label=_named(p.system, p.attacker),
             )  # fmt: skip
         ax.set(
             xlim=(min([0, *(p.utility - 0.05 for p in points)]), 1.02),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from . import markdown, tables
+from . import comparison, markdown, tables
 from .tables import Row, Table
 
 POLICY = (
@@ -81,7 +81,7 @@ code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page: file name, section ("scores", "det", "tradeoff"), caption, description and bytes."""
+    """A figure of the page: file name, section (anchor in `_sections`), caption, description and bytes."""
 
     name: str
     section: str
@@ -210,6 +210,16 @@ def _sample(sample: Sample, about: dict[str, str]) -> str:
     return f'{heading}{title}<div class="cards">{cards}</div>\n'
 
 
+def _published(one: comparison.Comparison) -> str:
+    """A published table with this run's rows, what to know about it, and what was counted."""
+    remarks = "".join(f"<li>{escape(r)}</li>" for r in one.remarks)
+    out = f"<h3>{escape(one.title)}</h3>" + table(one.table, "Published, and this run")
+    if one.counts.rows:
+        counts = table(one.counts, "What the numbers were counted on")
+        out += f"<details><summary>Counts</summary>{counts}</details>\n"
+    return out + f'<ul class="soft">{remarks}</ul>\n'
+
+
 def _sections(
     results: dict[str, Any], plots: Sequence[Plot], samples: Sequence[Sample]
 ) -> list[tuple[str, str, str]]:
@@ -239,6 +249,7 @@ def _sections(
     genders = [(tables.genders(results, True), "Privacy of"), (tables.genders(results, False), "Utility of")]
     more = "".join(table(one, f"{what} each gender") for one, what in genders if one.rows)
     more += f"<details><summary>All measurements</summary>{details}</details>\n"
+    published = "".join(map(_published, comparison.compare(results)))
     systems = table(tables.systems(results), "Systems") + table(tables.evaluators(results), "Evaluators")
     origin = _list([*tables.provenance(results), ("command", markdown.COMMAND)])
     found = [
@@ -247,6 +258,8 @@ def _sections(
         ("tradeoff", "Privacy and utility", _plots(plots, "tradeoff")),
         ("scores", "Scores", _plots(plots, "scores")),
         ("det", "Detection error trade-off", _plots(plots, "det")),
+        ("similarity", "Voice similarity", _plots(plots, "similarity")),
+        ("published", "Beside published numbers", published),
         ("details", "Details", more),
         ("data", "Data", table(tables.data(results), "Sets of this recipe")),
         ("systems", "Systems and evaluators", systems),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import tables
+from . import comparison, tables
 from .tables import Row, Table
 
 COMMAND = "./run.sh --stage report --stop-stage report"
@@ -25,7 +25,7 @@ def _name(row: Row, heading: str, text: str) -> str:
 
 def table(one: Table) -> str:
     """A GitHub table; the levels of a heading stand above each other."""
-    heads = [*one.keys, *("<br>".join(map(_escape, levels)) for levels in one.columns)]
+    heads = [*one.keys, *("<br>".join(map(_escape, filter(None, levels))) for levels in one.columns)]
     align = [":--"] * len(one.keys) + ["--:" if one.numeric else ":--"] * len(one.columns)
     lines = [heads, align]
     for row in one.rows:
@@ -58,9 +58,18 @@ def render(results: dict[str, Any]) -> str:
     genders = [one for one in (tables.genders(results, kind) for kind in (True, False)) if one.rows]
     if genders:
         parts += ["## Female and male\n", *map(table, genders)]
+    published = comparison.compare(results)
+    if published:
+        parts += ["## Beside published numbers\n", *(_published(one) for one in published)]
     parts += ["## Data\n", table(tables.data(results)), "## Systems\n", table(tables.systems(results))]
     parts += ["## Evaluators\n", table(tables.evaluators(results))]
     return "\n".join(parts)
+
+
+def _published(one: comparison.Comparison) -> str:
+    """A published table with this run's rows, what to know about it, and what was counted."""
+    parts = [f"### {_escape(one.title)}\n", _bullets(map(_escape, one.remarks)), table(one.table)]
+    return "\n".join([*parts, table(one.counts)] if one.counts.rows else parts)
 
 
 def _aligned(one: Table) -> str:

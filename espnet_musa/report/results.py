@@ -20,17 +20,23 @@ from ..config import ROOT, Recipe
 from ..data.datadir import DataDir, list_sets
 from ..errors import Problems, UserError
 from ..evaluators.base import Metric
+from . import reported
 
 PACKAGES = (
+    "espnet",
+    "jiwer",
     "matplotlib",
     "numba",
     "numpy",
+    "pocketsphinx",
     "pyworld",
     "resemblyzer",
     "scipy",
+    "sentencepiece",
     "soundfile",
     "speechbrain",
     "torch",
+    "transformers",
 )
 OWN = (":(exclude,glob)egs/*/RESULTS.md", ":(exclude,glob)egs/*/results.json")
 
@@ -72,14 +78,15 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         recipe_dir: holds `dump/` and `exp/`.
 
     Returns:
-        what `results.json` holds: recipe, seed, commit, versions, systems, evaluators, sets, metrics.
+        what `results.json` holds: recipe, seed, commit, versions, systems, evaluators, sets, metrics, reported.
 
     Raises:
         UserError: naming every score that is missing, or made from something else than the recipe says, and the stage
-            that makes it.
+            that makes it; for an unknown published table.
     """
     metrics: list[dict[str, Any]] = []
     systems = []
+    published = reported.chosen(recipe.report.reported)
     settings = {name: config.load_evaluator(recipe, name, recipe_dir) for name in recipe.evaluators}
     kinds = {
         name: registry.resolve(registry.EVALUATORS, "evaluator", one.evaluator).kind
@@ -101,7 +108,8 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         systems.append(facts)
         inputs = _inputs(recipe, recipe_dir, facts, sets, problems)
         for evaluator, one in settings.items():
-            if not (system.lower_bound and kinds[evaluator] == "paired"):  # nothing to compare originals with
+            # Paired: nothing to compare originals with. Semi-informed: on originals the same as any attacker.
+            if not (system.lower_bound and (kinds[evaluator] == "paired" or one.semi)):
                 wanted = {"config": config.digest(one.params), "seed": recipe.seed, "inputs": inputs}
                 metrics += _read(recipe_dir, name, evaluator, wanted, problems)
     problems.raise_if_any()
@@ -112,11 +120,12 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         "versions": versions(),
         "systems": systems,
         "evaluators": [
-            {"name": name, "description": one.description, "kind": kinds[name]}
+            {"name": name, "description": one.description, "kind": kinds[name], "attacker": one.attacker}
             for name, one in settings.items()
         ],
         "sets": [_describe(data) for data in sets],
         "metrics": metrics + _means(metrics, {data.name: data.meta.corpus for data in sets}),
+        "reported": published,
     }
 
 
@@ -184,12 +193,13 @@ def _read(
 
 
 def _means(metrics: list[dict[str, Any]], corpus: dict[str, str]) -> list[dict[str, Any]]:
-    """Means of the genders where they are sets of their own, as VoicePrivacy's trial lists are.
+    """Means of the genders where they are sets of their own, as VoicePrivacy's trial lists are; WER and CER are pooled.
 
     A mean is made where, in one corpus and split, exactly one set has a metric of group "f" only and exactly one has
     it of group "m" only. `parts` names the two sets.
     """
-    from ..evaluators.asv import mean_of  # imports torch, which reading results.json alone must not
+    from ..evaluators import asr  # import more than reading results.json alone should wait for
+    from ..evaluators.asv import mean_of
 
     def key(m: dict[str, Any]) -> tuple[str, ...]:
         return (
@@ -205,7 +215,8 @@ def _means(metrics: list[dict[str, Any]], corpus: dict[str, str]) -> list[dict[s
         if [m["group"] for m in found] != ["f", "m"] or found[0]["set"] == found[1]["set"]:
             continue
         f, m = ({f.name: one[f.name] for f in dataclasses.fields(Metric)} for one in found)
-        mean = mean_of(Metric.from_dict(f), Metric.from_dict(m)).to_dict()
+        join = asr.pooled if f["name"] in asr.UNITS else mean_of
+        mean = join(Metric.from_dict(f), Metric.from_dict(m)).to_dict()
         parts = [one["set"] for one in found]
         named = {"system": found[0]["system"], "evaluator": found[0]["evaluator"]}
         means.append({**named, **mean, "set": " + ".join(parts), "parts": parts})

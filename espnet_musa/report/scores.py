@@ -23,7 +23,7 @@ class Scores:
     """What is drawn of one score file: a histogram and a DET curve, never the scores.
 
     Attributes:
-        evaluator, set, system, condition: which.
+        evaluator, set, system, attacker: which; `attacker` is a key of `tables.ATTACKERS`.
         edges: (K + 1,) of the histogram's bins.
         target, nontarget: (K,) share of the trials of that kind in each bin.
         far, frr: (P,) DET curve, each in [0, 1].
@@ -33,7 +33,7 @@ class Scores:
     evaluator: str
     set: str
     system: str
-    condition: str
+    attacker: str
     edges: np.ndarray
     target: np.ndarray
     nontarget: np.ndarray
@@ -43,7 +43,7 @@ class Scores:
 
 
 def load(results: dict[str, Any], recipe_dir: Path) -> list[Scores]:
-    """Every score file behind the error rates of the tables: by evaluator, set, system and condition.
+    """Every score file behind the error rates of the tables: by evaluator, set, system and attacker.
 
     Raises:
         UserError: if a score file is missing, damaged, or not about the set's trials.
@@ -82,5 +82,5 @@ def _reduce(
     kinds = [np.clip(scores[chosen], edges[0], edges[-1]) for chosen in (trials.target, ~trials.target)]
     target, nontarget = (np.histogram(values, edges)[0] / values.size for values in kinds)
     far, frr = det_curve(scores[trials.target], scores[~trials.target], points=200)
-    names = (metric["evaluator"], metric["set"], metric["system"], metric["condition"])
+    names = (metric["evaluator"], metric["set"], metric["system"], metric["attacker"])
     return Scores(*names, edges, target, nontarget, far, frr, tables.show(metric))

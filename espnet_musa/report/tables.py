@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..metrics.zebra import tag
+
 Metrics = list[dict[str, Any]]
 
 
@@ -20,11 +22,31 @@ class Kind:
     decimals: int
     privacy: bool = False  # measures privacy; else utility
     best: float | None = None  # value at which a bar is full: chance for an error rate
+    meaning: str = ""  # how to read it, for the remarks
+    suffix: Callable[[float], str] | None = None  # what follows the number
 
 
 KINDS = {
     "eer": Kind("EER", 1, privacy=True, best=50.0),
     "pitch_correlation": Kind("pitch correlation", 2, best=1.0),
+    "uar": Kind("UAR", 1, best=100.0),
+    **{f"recall_{e}": Kind(f"recall {e}", 1, best=100.0) for e in ("ang", "hap", "neu", "sad")},
+    "wer": Kind("WER", 1),
+    "cer": Kind("CER", 1),
+    "dnsmos_ovrl": Kind("overall", 2, best=5.0),
+    "dnsmos_sig": Kind("signal", 2, best=5.0),
+    "dnsmos_bak": Kind("background", 2, best=5.0),
+    "utmos": Kind("UTMOS", 2, best=5.0),
+    "dsys": Kind("D_sys", 3, privacy=True, meaning="linkability, 0 is unlinkable, 1 linked with certainty"),
+    "cllr": Kind("C_llr", 2, privacy=True, meaning="cost of the scores taken as evidence, 1 or more if worth nothing"),
+    "cllr_min": Kind("C_llr min", 3, privacy=True, best=1.0, meaning="cost after calibration, 1 discloses nothing"),
+    "zebra_population": Kind("ZEBRA population", 3, privacy=True, meaning="expected disclosure, 0 to 0.721 bit"),
+    "zebra_individual": Kind(
+        "ZEBRA individual", 2, privacy=True, suffix=lambda value: f" ({tag(value)})",
+        meaning="strongest evidence in a trial as a power of ten, categories 0 (none) and A (weak) to F",
+    ),
+    "deid": Kind("De-ID", 2, privacy=True, best=1.0, meaning="1 if no voice resembles its original, 0 if all do"),
+    "gvd": Kind("G_VD", 2, meaning="gain of voice distinctiveness, 0 dB if voices are told apart as before"),
 }
 ATTACKERS = {
     "oo": (
@@ -39,6 +61,11 @@ ATTACKERS = {
         "lazy-informed (AA)",
         "anonymized enrolment, anonymized trials: the attacker anonymizes the enrolment with the same system, but "
         "recognizes speakers with a model trained on original speech",
+    ),
+    "semi": (
+        "semi-informed (AA)",
+        "anonymized enrolment, anonymized trials: the attacker anonymizes the enrolment with the same system, and "
+        "recognizes speakers with a model trained on what that system makes of other speakers",
     ),
 }
 MORE_PRIVACY = (
@@ -93,6 +120,8 @@ def show(metric: dict[str, Any]) -> str:
         None if metric[k] is None else f"{round(metric[k], digits) + 0.0:.{digits}f}"
         for k in ("value", "low", "high")
     )  # + 0.0 turns -0.0 into 0.0
+    suffix = kind(metric["name"]).suffix
+    value += suffix(metric["value"]) if suffix else ""
     return value if low is None or high is None else f"{value} [{low}, {high}]"
 
 
@@ -102,15 +131,28 @@ def duration(hours: float) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
+def counted(n: dict[str, int]) -> str:
+    """Counts as text: `11,196 nontarget, 548 target`."""
+    return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in sorted(n.items()))
+
+
 def label(metric: dict[str, Any]) -> str:
     """`EER %`, `pitch correlation`."""
     return f"{kind(metric['name']).label} {metric['unit']}".strip()
 
 
 def shown(results: dict[str, Any]) -> Metrics:
-    """All metrics but repetitions: unprotected speech is the same for every system, so its row has it alone."""
+    """All metrics, each with its `attacker` (a key of `ATTACKERS`, or "").
+
+    All but repetitions: unprotected speech is the same for every system, so its row has it alone.
+    """
     bound = {s["name"] for s in results["systems"] if s["lower_bound"]}
-    return [m for m in results["metrics"] if m["condition"] != "oo" or not bound or m["system"] in bound]
+    semi = {e["name"] for e in results["evaluators"] if e.get("attacker") == "semi"}
+    return [
+        {**m, "attacker": "semi" if m["condition"] == "aa" and m["evaluator"] in semi else m["condition"]}
+        for m in results["metrics"]
+        if m["condition"] != "oo" or not bound or m["system"] in bound
+    ]
 
 
 def per_set(results: dict[str, Any], privacy: bool) -> Metrics:
@@ -144,7 +186,7 @@ def _order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
         group = groups.index(m["group"]) if m["group"] in groups else len(groups)
         return (
             m["split"], m["set"], systems.index(m["system"]), evaluators.index(m["evaluator"]), m["name"],
-            list(ATTACKERS).index(m["condition"]) if m["condition"] in ATTACKERS else -1, group,
+            list(ATTACKERS).index(m["attacker"]) if m["attacker"] in ATTACKERS else -1, group,
         )  # fmt: skip
 
     return key
@@ -187,7 +229,7 @@ def _pivot(
             cells.append(NONE if m is None else show(m) + single)
             shares.append(None if m is None else _share(m))
         out.append(Row(keys, cells, shares, next(iter(found.values()))["system"] in bound))
-    return Table(tuple("attacker" if k == "condition" else k for k in rows), heads, out)
+    return Table(tuple(rows), heads, out)
 
 
 def _share(metric: dict[str, Any]) -> float | None:
@@ -201,8 +243,8 @@ def _joined(metric: dict[str, Any], names: Iterable[str]) -> str:
 
 def _level(metric: dict[str, Any], name: str) -> str:
     """Text of a row label or of a heading's level."""
-    if name == "condition":
-        return ATTACKERS[metric["condition"]][0] if metric["condition"] in ATTACKERS else metric["condition"]
+    if name == "attacker":
+        return ATTACKERS[metric["attacker"]][0] if metric["attacker"] in ATTACKERS else metric["attacker"]
     if name == "group":
         return {"f": "female", "m": "male", "all": "pooled", "avg": "mean", "x": "cross"}.get(
             metric["group"], ""
@@ -218,26 +260,26 @@ def privacy(results: dict[str, Any]) -> Table:
     found = headline(results, True)
     attacks = {e: [c for c in ("oa", "aa") if _has(found, e, c)] for e in {m["evaluator"] for m in found}}
     repeated = [
-        {**m, "condition": c}
+        {**m, "attacker": c}
         for m in found
-        for c in (attacks[m["evaluator"]] if m["condition"] == "oo" else [])
+        for c in (attacks[m["evaluator"]] if m["attacker"] == "oo" else [])
         if not _has(found, m["evaluator"], c, m["system"])
     ]
-    rest = [m for m in found if m["condition"] != "oo" or not attacks[m["evaluator"]]]
-    return _pivot(results, repeated + rest, _ROWS, (("evaluator", "name"), ("condition",)))
+    rest = [m for m in found if m["attacker"] != "oo" or not attacks[m["evaluator"]]]
+    return _pivot(results, repeated + rest, _ROWS, (("evaluator", "name"), ("attacker",)))
 
 
-def _has(metrics: Metrics, evaluator: str, condition: str, system: str | None = None) -> bool:
-    """Whether an evaluator measured a condition (of a system)."""
+def _has(metrics: Metrics, evaluator: str, attacker: str, system: str | None = None) -> bool:
+    """Whether an evaluator measured an attacker (against a system)."""
     return any(
-        (m["evaluator"], m["condition"]) == (evaluator, condition) and system in (None, m["system"])
+        (m["evaluator"], m["attacker"]) == (evaluator, attacker) and system in (None, m["system"])
         for m in metrics
     )
 
 
 def privacy_lines(results: dict[str, Any]) -> Table:
     """The privacy table with a line for each attacker: narrow enough for a terminal."""
-    return _pivot(results, headline(results, True), (*_ROWS, "condition"), (("evaluator",), ("name",)))
+    return _pivot(results, headline(results, True), (*_ROWS, "attacker"), (("evaluator",), ("name",)))
 
 
 def utility(results: dict[str, Any]) -> Table:
@@ -254,17 +296,16 @@ def genders(results: dict[str, Any], privacy: bool) -> Table:
         for m in of_kind
         if m["group"] in ("f", "m")
     ]
-    rows = (*_ROWS, "condition") if privacy else _ROWS
+    rows = (*_ROWS, "attacker") if privacy else _ROWS
     return _pivot(results, found, rows, (("evaluator", "name"), ("group",)), alone=False)
 
 
 def everything(results: dict[str, Any]) -> Table:
     """Every measurement with its counts and notes."""
-    keys = ("set", "system", "evaluator", "condition", "name", "group")
+    keys = ("set", "system", "evaluator", "attacker", "name", "group")
     rows = []
     for m in sorted(shown(results), key=_order(results)):
-        counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in sorted(m["n"].items()))
-        rows.append(Row(tuple(_level(m, k) for k in keys), [show(m), counts, m["notes"]]))
+        rows.append(Row(tuple(_level(m, k) for k in keys), [show(m), counted(m["n"]), m["notes"]]))
     heads = ("set", "system", "evaluator", "attacker", "metric", "group")
     return Table(heads, [("value",), ("counted",), ("notes",)], rows, numeric=False)
 
@@ -302,8 +343,8 @@ def evaluators(results: dict[str, Any]) -> Table:
 
 def attackers(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and explanation of every attacker in the tables."""
-    found = {m["condition"] for m in shown(results)}
-    return [text for condition, text in ATTACKERS.items() if condition in found]
+    found = {m["attacker"] for m in shown(results)}
+    return [text for attacker, text in ATTACKERS.items() if attacker in found]
 
 
 def remarks(results: dict[str, Any]) -> list[str]:
@@ -312,6 +353,8 @@ def remarks(results: dict[str, Any]) -> list[str]:
     out = [MEANS] if any(m["group"] == "avg" for m in found) else []
     if any(m["low"] is not None for m in found):
         out.append(INTERVALS)
+    kinds = [kind(name) for name in KINDS if any(m["name"] == name for m in found)]
+    out += [f"{one.label}: {one.meaning}." for one in kinds if one.meaning]
     notes = dict.fromkeys((m["evaluator"], m["notes"]) for m in found if m["notes"])
     return out + [f"{evaluator}: {note}." for evaluator, note in notes]
 
