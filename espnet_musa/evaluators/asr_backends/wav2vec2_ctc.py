@@ -43,7 +43,7 @@ class Wav2vec2Ctc:
         self._encoder = build(below(read_weights(weights, HINT), "model."), weights).to(device)
         self._head = _head(place / "asr.ckpt", len(self._labels)).to(device)
         self._device = device
-        self.batch_s = 40.0 if device == "cpu" else 300.0
+        self.batch_s = 20.0 if device == "cpu" else 300.0
         self.about = f"wav2vec 2.0 CTC '{place.name}', greedy, no language model"
 
     @torch.inference_mode()
