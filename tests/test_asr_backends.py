@@ -162,6 +162,17 @@ def test_recipe_learns_and_batched_equals_one_by_one(data: DataDir, trained: Pat
     assert recognizer.transcribe(wavs(), ["en"] * 4) == alone(recognizer, wavs(), ["en"] * 4)
 
 
+def test_recipe_drops_nothing_when_it_recognizes(data: DataDir, tmp_path: Path):
+    """ESPnet's RNNP never switches its dropout off: texts were drawn at random, two runs of one model differed."""
+    sizes = {"num_layers": 3, "hidden_size": 16, "output_size": 16, "subsample": [1, 1, 1], "dropout": 0.5}
+    train(data, tmp_path / "model", dataclasses.replace(TINY, encoder_conf=sizes, epochs=1), seed=0)
+    recognizer = RecipeCtc(tmp_path / "model")
+    features, lengths = torch.randn(1, 40, 60), torch.tensor([40])
+    with torch.inference_mode():
+        once, again = (recognizer._model.encode(features.clone(), lengths)[0] for _ in range(2))
+    assert torch.equal(once, again)
+
+
 def test_recipe_with_convolutions_hears_utterances_alone(data: DataDir, tmp_path: Path):
     config = dataclasses.replace(
         TINY, encoder="conformer", stack=1, epochs=1,

@@ -139,7 +139,8 @@ class RecipeCtc:
     """ESPnet CTC model of stage 7, greedy decoding without a language model.
 
     Differs from ESPnet where it lets padding leak into an utterance: features are computed utterance by utterance, and
-    encoders with convolutions (all but `rnn`) get one utterance at a time.
+    encoders with convolutions (all but `rnn`) get one utterance at a time. And where its recurrent encoder keeps dropout
+    on while recognizing, which makes texts random: it is switched off.
 
     Args:
         model_dir: written by `recipe_train.train`.
@@ -147,6 +148,8 @@ class RecipeCtc:
     """
 
     def __init__(self, model_dir: Path, device: str = "cpu") -> None:
+        from espnet.nets.pytorch_backend.rnn.encoders import RNNP
+
         config: AsrTrainConfig = load(AsrTrainConfig, model_dir / "config.yaml")
         self._pieces = read_pieces(model_dir / "units.model")
         pieces = [self._pieces.id_to_piece(i) for i in range(len(self._pieces))]
@@ -157,6 +160,9 @@ class RecipeCtc:
         except (OSError, RuntimeError) as error:
             raise UserError(f"missing, or not of config.yaml: {error}", path=weights) from error
         self._model.to(device).eval()
+        for module in self._model.modules():
+            if isinstance(module, RNNP):
+                module.dropout = 0.0  # it ignores eval() and would go on dropping at random
         self._features, self._device = Features(config), device
         self._alone = config.encoder != "rnn"
         self.languages = frozenset(config.languages)
