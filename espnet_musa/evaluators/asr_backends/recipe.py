@@ -139,8 +139,8 @@ class RecipeCtc:
     """ESPnet CTC model of stage 7, greedy decoding without a language model.
 
     Differs from ESPnet where it lets padding leak into an utterance: features are computed utterance by utterance, and
-    encoders with convolutions (all but `rnn`) get one utterance at a time. And where its recurrent encoder keeps dropout
-    on while recognizing, which makes texts random: it is switched off.
+    encoders with convolutions (all but `rnn`) get one utterance at a time. Its recurrent encoder keeps dropout on while
+    recognizing, which makes texts random; here it is off.
 
     Args:
         model_dir: written by `recipe_train.train`.
