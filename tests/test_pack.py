@@ -339,7 +339,7 @@ def test_data_must_fulfil_their_contract(root):
     made = root / "exp/mine/data/IEMOCAP_dev"
     (made / "wav/a-IEM-0.wav").rename(made / "gone.wav")
     (made / "gone.wav").unlink()
-    fails(root, "utt 'a-IEM-0': missing or not a WAV file")
+    fails(root, "utt 'a-IEM-0': missing or damaged")
     shutil.rmtree(made)
     fails(root, "IEMOCAP_dev: not there, or not finished")
 
