@@ -36,7 +36,7 @@ class FormatConfig:
     min_rate: int = 16000  # Hz; below this a file is refused, since upsampling invents no bandwidth
     max_clipped: float = 0.01  # largest share of samples at full scale
     allow_pipes: bool = False  # run piped wav.scp entries through a shell
-    roles: tuple[str, ...] = ("enroll", "trial", "utility", "attack_train")  # roles of the sets to format
+    roles: tuple[str, ...] = ("enroll", "trial", "utility", "attack_train")  # and train, if a system is trained
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class System:
     )
     params: dict[str, Any] = field(default_factory=dict)
     target: TargetConfig = field(default_factory=TargetConfig)
+    train: str | None = None  # training of its model (conf/train/*.yaml, ESPnet's format): stage 4
+    tokens: str | None = None  # teacher and tokenizer that the training learns from (conf/tokens/*.yaml): stage 3
 
     @property
     def lower_bound(self) -> bool:
@@ -96,6 +98,8 @@ class System:
     def __post_init__(self) -> None:
         if self.imported and (self.params or self.target != TargetConfig()):
             raise UserError("an imported system has neither params nor a target: nothing here would use them")
+        if self.tokens and not self.train:
+            raise UserError("tokens without a training that learns from them", expected="train: a conf/train/*.yaml")
 
 
 @dataclass(frozen=True)
@@ -340,6 +344,17 @@ def anonymized_roles(recipe: Recipe, recipe_dir: Path) -> tuple[str, ...]:
     """Roles of the sets that systems anonymize: the recipe's, and the training set if an attacker is semi-informed."""
     semi = any(load_evaluator(recipe, name, recipe_dir).semi for name in recipe.evaluators)
     return tuple(dict.fromkeys((*recipe.anonymize_roles, *(["attack_train"] if semi else []))))
+
+
+def trained_systems(recipe: Recipe, recipe_dir: Path) -> dict[str, System]:
+    """The recipe's systems whose model stage 4 trains, by name."""
+    systems = {name: load_system(recipe, name, recipe_dir) for name in recipe.systems}
+    return {name: system for name, system in systems.items() if system.train is not None}
+
+
+def formatted_roles(recipe: Recipe, recipe_dir: Path) -> tuple[str, ...]:
+    """Roles of the sets that stage 2 formats: the recipe's, and `train` if a system is trained."""
+    return tuple(dict.fromkeys((*recipe.format.roles, *(["train"] if trained_systems(recipe, recipe_dir) else []))))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

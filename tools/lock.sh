@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate --no-header \
-  --extra test pyproject.toml -o requirements.lock "$@"
+  --extra mini --extra test pyproject.toml -o requirements.lock "$@"

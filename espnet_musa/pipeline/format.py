@@ -21,7 +21,7 @@ import soundfile as sf
 import soxr
 
 from .. import stamp
-from ..config import FormatConfig, Recipe, to_dict
+from ..config import FormatConfig, Recipe, formatted_roles, to_dict
 from ..data.audio import ArraySource, AudioFile, check_level, to_int16, write_pcm
 from ..data.datadir import DataDir, write_datadir
 from ..errors import UserError
@@ -146,7 +146,7 @@ def convert(
 
 
 def _sets(recipe: Recipe, root: Path, names: str) -> list[tuple[DataDir, Path]]:
-    chosen = choose_sets(root / "data", recipe.format.roles, names, "data")
+    chosen = choose_sets(root / "data", formatted_roles(recipe, root), names, "data")
     return [(DataDir.read(path), root / "dump" / path.name) for path in chosen]
 
 
