@@ -2,11 +2,12 @@
 # Anonymize speech, attack the result, score it, report it: the driver of all recipes.
 #
 #   ./run.sh                                     egs/mini, all stages
-#   egs/vpc2024/run.sh --librispeech DIR         another recipe; its README lists its own options
+#   egs/vpc2024/run.sh --librispeech DIR         another recipe; its --help lists its own options, too
 #   ./run.sh --stage 5 --stop-stage anonymize --systems "b2_mcadams dsp_f0"
 #
 # Stages: 0 check, 1 data, 2 format, 3 tokenize, 4 train, 5 anonymize, 6 f0, 7 attack, 8 score, 9 report, 10 pack.
 # What is up to date is not done again; what was killed goes on where it stopped. Pack is done if asked for.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@" # called as `sh run.sh`
 set -euo pipefail
 
 stage=check        # first stage, number or name
@@ -24,9 +25,21 @@ set=()             # change a setting, e.g. --set b2_mcadams.params.lpc_order=16
 more_options=()    # options of the recipe are collected here, and checked by bin/plan.py
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 ASKED=("$@")
+more_help() { # the options of the recipe, as its YAML maps and explains them
+  [[ ! -f ${config} ]] || awk '/^[^ #]/ { inside = /^options:/ } inside && /^ +[a-z]/ {
+    name = $1; gsub(/:/, "", name); gsub(/_/, "-", name)
+    printf "  --%-18s %s\n", name, /# / ? substr($0, index($0, "# ") + 2) : "sets " $2 }' "${config}"
+}
 . "${ROOT}/utils/parse_options.sh"
 
 if [[ -z ${config} ]]; then exec "${ROOT}/egs/mini/run.sh" "${ASKED[@]}"; fi
+export CALLED_FROM="${CALLED_FROM:-${PWD}}"
+[[ -f ${config} || ${config} == /* ]] || config="${CALLED_FROM}/${config}"
+[[ -f ${config} ]] || { echo "run.sh: no such --config ${config}; try egs/vpc2024/conf/recipe.yaml" >&2; exit 2; }
+if [[ $(basename "$(dirname "${config}")") == conf ]]; then # a recipe runs in its own directory
+  cd "$(dirname "${config}")/.."
+  config=conf/${config##*/}
+fi
 names=(check data format tokenize train anonymize f0 attack score report pack)
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -50,18 +63,15 @@ asked_cmd=${cmd}
 . "${ROOT}/cmd.sh"
 cmd=${asked_cmd:-${cmd}}
 read -ra runner <<<"${cmd}"
-[[ ${runner[0]} == utils/* ]] && runner[0]="${ROOT}/${runner[0]}"
+[[ ${runner[0]-} == utils/* ]] && runner[0]="${ROOT}/${runner[0]}"
 
 current=plan
 ended() { # on failure: what to type to go on
   local code=$?
   if [[ ${code} == 0 || ${current} == plan ]]; then return; fi # a wrong option has said all there is to say
   say "stage '${current}' failed (exit code ${code}); once cured, go on with:"
-  printf '  %s/run.sh' "$(realpath --relative-to="${CALLED_FROM:-${PWD}}" .)"
-  [[ ${ASKED[0]} != --config ]] || ASKED=("${ASKED[@]:2}") # the recipe's own
-  ASKED+=(--stage "${current}")
-  printf ' %q' "${ASKED[@]}"
-  echo
+  printf '  %s/run.sh%s --stage %s\n' "$(realpath --relative-to="${CALLED_FROM}" .)" \
+    "$(printf ' %q' "${ASKED[@]}" | sed -E 's/ --stage[ =][^ ]+//g; s|^ --config conf/recipe.yaml||')" "${current}"
 }
 trap ended EXIT
 
@@ -86,7 +96,7 @@ if command -v flock >/dev/null && ! flock -n 9; then
   exit 2
 fi
 chosen=$("${PYTHON}" -m espnet_musa.bin.plan --config "${config}" --out exp/recipe.yaml \
-  ${changes[@]+"${changes[@]}"} -- ${more_options[@]+"${more_options[@]}"})
+  --cmd="${cmd}" --device="${device}" ${changes[@]+"${changes[@]}"} -- ${more_options[@]+"${more_options[@]}"})
 read -ra chosen <<<"${chosen}"
 
 for ((number = first; number <= last; number++)); do
@@ -96,8 +106,12 @@ for ((number = first; number <= last; number++)); do
     check) verb check ;;
     data) verb prepare --nj "${nj}" --force "${force}" ;;
     format) sharded dump format ;;
-    tokenize) say "no chosen system (${chosen[*]}) uses teacher tokens: nothing to do" ;;
-    train) say "no chosen system (${chosen[*]}) is trained: nothing to do" ;;
+    tokenize)
+      for part in model tokens; do
+        sharded "exp/tokens/*" tokenize --part "${part}" --device "${device}"
+      done
+      ;;
+    train) verb train --device "${device}" --force "${force}" ;;
     anonymize)
       for system in "${chosen[@]}"; do
         sharded "exp/${system}/data" anonymize --system "${system}" --device "${device}"

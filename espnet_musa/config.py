@@ -24,6 +24,7 @@ from .errors import UserError, suggest
 ROOT = Path(__file__).resolve().parent.parent  # the repository
 Lines = dict[tuple[str, ...], int]
 ATTACKERS = ("original", "semi")
+_OPTIONS = ("systems=", "evaluators=", "seed=")  # settings that are options of the driver
 IMPORTED = "imported"  # in place of an anonymizer's name: the speech was anonymized elsewhere
 
 
@@ -36,7 +37,12 @@ class FormatConfig:
     min_rate: int = 16000  # Hz; below this a file is refused, since upsampling invents no bandwidth
     max_clipped: float = 0.01  # largest share of samples at full scale
     allow_pipes: bool = False  # run piped wav.scp entries through a shell
-    roles: tuple[str, ...] = ("enroll", "trial", "utility", "attack_train")  # and train, if a system is trained
+    roles: tuple[str, ...] = (
+        "enroll",
+        "trial",
+        "utility",
+        "attack_train",
+    )  # and train, if a system is trained
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,9 @@ class System:
     params: dict[str, Any] = field(default_factory=dict)
     target: TargetConfig = field(default_factory=TargetConfig)
     train: str | None = None  # training of its model (conf/train/*.yaml, ESPnet's format): stage 4
-    tokens: str | None = None  # teacher and tokenizer that the training learns from (conf/tokens/*.yaml): stage 3
+    tokens: str | None = (
+        None  # teacher and tokenizer that the training learns from (conf/tokens/*.yaml): stage 3
+    )
 
     @property
     def lower_bound(self) -> bool:
@@ -99,7 +107,9 @@ class System:
         if self.imported and (self.params or self.target != TargetConfig()):
             raise UserError("an imported system has neither params nor a target: nothing here would use them")
         if self.tokens and not self.train:
-            raise UserError("tokens without a training that learns from them", expected="train: a conf/train/*.yaml")
+            raise UserError(
+                "tokens without a training that learns from them", expected="train: a conf/train/*.yaml"
+            )
 
 
 @dataclass(frozen=True)
@@ -284,8 +294,12 @@ def conf_file(recipe_dir: Path, kind: str, name: str) -> Path:
     raise UserError(f"no {kind.rstrip('s')} named '{name}'{suggest(name, set(known))}")
 
 
-def _overrides(data: dict, sets: Iterable[str]) -> dict:
-    """`data` with `--set` assignments; one whose first part is no field of `Recipe` goes to `overrides`."""
+def with_sets(recipe: Recipe, sets: Iterable[str]) -> Recipe:
+    """`recipe` with `--set` assignments; one whose first part is no field of `Recipe` goes to `overrides`.
+
+    Raises:
+        UserError: as `load_recipe` does, naming the assignment.
+    """
     known = {f.name for f in dataclasses.fields(Recipe)}
     for text in sets:
         keys, value = assign(text)
@@ -293,13 +307,9 @@ def _overrides(data: dict, sets: Iterable[str]) -> dict:
             if len(keys) == 1:
                 raise UserError(f"--set {text}: nothing is named '{keys[0]}' to set{suggest(keys[0], known)}")
             keys = ["overrides", *keys]
-        data = merge(data, nest(keys, value))
-    return data
-
-
-def with_sets(recipe: Recipe, sets: Iterable[str]) -> Recipe:
-    """`recipe` with `--set` assignments; raises as `load_recipe` does."""
-    return _checked(from_dict(Recipe, _overrides(to_dict(recipe), sets), Path("--set"), {}), Path("--set"))
+        blamed = Path(f"--{text.partition('=')[0]}" if text.startswith(_OPTIONS) else f"--set {text}")
+        recipe = _checked(from_dict(Recipe, merge(to_dict(recipe), nest(keys, value)), blamed, {}), blamed)
+    return recipe
 
 
 def load_recipe(path: Path, sets: Iterable[str] = ()) -> Recipe:
@@ -310,12 +320,17 @@ def load_recipe(path: Path, sets: Iterable[str] = ()) -> Recipe:
     """
     base, _ = load_yaml(ROOT / "conf" / "defaults.yaml")
     data, lines = load_yaml(path)
-    return _checked(from_dict(Recipe, _overrides(merge(base, data), sets), path, lines), path)
+    return with_sets(_checked(from_dict(Recipe, merge(base, data), path, lines), path), sets)
 
 
 def _checked(recipe: Recipe, path: Path) -> Recipe:
-    """Refuse overrides of something that does not exist."""
-    named = {p.stem for d in ("systems", "evaluators") for p in (ROOT / "conf" / d).glob("*.yaml")}
+    """Refuse overrides of something that does not exist, and names that are given twice."""
+    for kind in ("systems", "evaluators"):
+        names = getattr(recipe, kind)
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"'{name}' is named twice", path=path, expected=f"every one of {kind} once")
+    named = {p.stem for d in ("systems", "evaluators", "tokens") for p in (ROOT / "conf" / d).glob("*.yaml")}
     named |= {*recipe.systems, *recipe.evaluators}
     for name in recipe.overrides:
         if name not in named:
@@ -327,7 +342,10 @@ def _checked(recipe: Recipe, path: Path) -> Recipe:
 def _load_named(cls: type, recipe: Recipe, kind: str, name: str, recipe_dir: Path) -> Any:
     path = conf_file(recipe_dir, kind, name)
     data, lines = load_yaml(path)
-    return from_dict(cls, merge(data, recipe.overrides.get(name, {})), path, lines)
+    found = from_dict(cls, data, path, lines)
+    if name not in recipe.overrides:
+        return found
+    return from_dict(cls, merge(data, recipe.overrides[name]), Path(f"settings of '{name}'"), {})
 
 
 def load_system(recipe: Recipe, name: str, recipe_dir: Path) -> System:
@@ -354,12 +372,18 @@ def trained_systems(recipe: Recipe, recipe_dir: Path) -> dict[str, System]:
 
 def formatted_roles(recipe: Recipe, recipe_dir: Path) -> tuple[str, ...]:
     """Roles of the sets that stage 2 formats: the recipe's, and `train` if a system is trained."""
-    return tuple(dict.fromkeys((*recipe.format.roles, *(["train"] if trained_systems(recipe, recipe_dir) else []))))
+    return tuple(
+        dict.fromkeys((*recipe.format.roles, *(["train"] if trained_systems(recipe, recipe_dir) else [])))
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain data of a configuration, tuples as lists: what is saved and hashed."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """Plain data of a configuration, tuples as lists, without fields that are None: what is saved and hashed.
+
+    So a new optional field outdates nothing that was made without it.
+    """
+    plain = dataclasses.asdict(config, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None})
+    return json.loads(json.dumps(plain))
 
 
 def save(config: Any, path: Path) -> None:

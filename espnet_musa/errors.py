@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 5  # problems printed before "... and N more"
+KNOWN = 15  # names that a suggestion lists at most
 
 
 def describe(
@@ -82,8 +83,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Text to append to "unknown ...": the nearest known name, or the list of them.
 
     Returns:
-        `; did you mean 'x'?` or `; known: a, b, c`.
+        `; did you mean 'x'?`, `; known: a, b, c` (of many the first `KNOWN`), or nothing where nothing is known.
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}"
+    if near or not known:
+        return f"; did you mean '{near[0]}'?" if near else ""
+    more = f", ... ({len(known)} in all)" if len(known) > KNOWN else ""
+    return f"; known: {', '.join(known[:KNOWN])}{more}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,3 +75,12 @@ def find(name: str) -> Path:
             hint=f"fetch from {model.url} (licence {model.licence}) into this directory",
         )
     return place
+
+
+def fingerprint(name: str) -> str:
+    """Hash of the names, sizes and times of a model's files; `name` and the errors are those of `find`."""
+    place, digest = find(name), hashlib.sha256()
+    for file in sorted(p for p in place.rglob("*") if p.is_file()):
+        facts = file.stat()
+        digest.update(f"{file.relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

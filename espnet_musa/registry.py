@@ -14,10 +14,13 @@ from .errors import UserError, suggest
 ANONYMIZERS = {
     "mcadams": "espnet_musa.anonymizers.mcadams:McAdams",
     "dsp_f0": "espnet_musa.anonymizers.dsp_f0:DspF0",
+    "musa": "espnet_musa.anonymizers.musa:Musa",
 }
 TARGETS = {
     "none": "espnet_musa.targets.policies:NoTarget",
+    "blend": "espnet_musa.targets.speakers:Blend",
     "constant": "espnet_musa.targets.policies:Constant",
+    "speaker": "espnet_musa.targets.speakers:Speaker",
     "uniform": "espnet_musa.targets.policies:Uniform",
     "vpc2024_uniform": "espnet_musa.targets.policies:Vpc2024Uniform",
 }
@@ -30,9 +33,16 @@ EVALUATORS = {
     "dnsmos": "espnet_musa.evaluators.mos:Dnsmos",
     "utmos": "espnet_musa.evaluators.mos:Utmos",
 }
+TEACHERS = {
+    "mfcc": "espnet_musa.tokenizer.mfcc:Mfcc",
+    "wav2vec2": "espnet_musa.tokenizer.teachers:SelfSupervised",
+}
 CORPORA = {
     "mini": "espnet_musa.corpora.mini:prepare",
     "librispeech": "espnet_musa.corpora.librispeech:prepare",
+    "libritts": "espnet_musa.corpora.libritts:prepare",
+    "mls": "espnet_musa.corpora.mls:prepare",
+    "aishell3": "espnet_musa.corpora.aishell3:prepare",
     "emodb": "espnet_musa.corpora.emodb:prepare",
     "iemocap": "espnet_musa.corpora.iemocap:prepare",
     "vctk": "espnet_musa.corpora.vctk:prepare",

@@ -19,6 +19,7 @@ from .errors import UserError
 
 DONE = ".done.json"
 PLAN = ".plan.json"
+_KEEP_BOTH = {"anonymize": "; a new system name keeps both", "score": "; a new evaluator name keeps both"}
 
 
 def partial_of(out: Path) -> Path:
@@ -104,7 +105,7 @@ def begin(out: Path, stage: str, fields: dict[str, Any], *, force: bool = False)
             raise UserError(
                 f"stage '{stage}' made this from something else; changed: {what}",
                 path=out,
-                hint="--force true makes it anew; a new system name keeps both",
+                hint="--force true makes it anew" + _KEEP_BOTH.get(stage, ""),
             )
     elif out.exists():
         raise UserError(

@@ -119,7 +119,9 @@ def test_good_utterances_are_kept_for_the_next_run(root, monkeypatch):
     good = {f"{utt}.wav" for utt, value in first.items() if value < middle}
     assert len(good) == 3
     monkeypatch.setattr(
-        Probe, "convert", lambda self, wav, target, rng: wav[::-1] if wav[100] < middle else np.zeros_like(wav)
+        Probe,
+        "convert",
+        lambda self, wav, target, rng: wav[::-1] if wav[100] < middle else np.zeros_like(wav),
     )
     with pytest.raises(RuntimeError):
         run(root)

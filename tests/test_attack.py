@@ -127,6 +127,7 @@ def test_from_anonymizing_to_the_report(tmp_path):
     assert not (root / "exp/orig/score/semi").exists()
     results = collect(RECIPE, root)
     assert [e["attacker"] for e in results["evaluators"]] == ["original", "semi"]
+    assert tables.evaluators(results).rows[0].cells[1].startswith("tiny (")
     table = tables.privacy(results)
     assert [column[-1] for column in table.columns] == [
         "ignorant (OA)", "lazy-informed (AA)", "semi-informed (AA)",
@@ -138,6 +139,11 @@ def test_from_anonymizing_to_the_report(tmp_path):
     assert eer(root, "fixed", "semi") <= eer(root, "fixed", "lazy")
     train(root)  # up to date: the same files
     assert [(model / "model.safetensors").read_bytes() for model in models] == weights
+    (root / "conf/train/tiny.yaml").write_text("epochs: 9\n")
+    with pytest.raises(UserError) as error:  # numbers are not credited to a training that did not make them
+        collect(RECIPE, root)
+    for place in ("exp/attackers/lazy", "exp/fixed/attacker/semi"):
+        assert str(error.value).count(f"{place}: trained otherwise than 'tiny' says") == 1
 
 
 def test_fine_tuning_starts_from_the_attacker_of_original_speech(root):

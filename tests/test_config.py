@@ -6,7 +6,7 @@ import pytest
 
 from espnet_musa import config
 from espnet_musa.config import Recipe, System
-from espnet_musa.errors import UserError
+from espnet_musa.errors import UserError, suggest
 
 GOOD = "name: x\nsystems: [orig]\nevaluators: [pitch]\ncorpora:\n  mini: {}\n"
 
@@ -35,6 +35,36 @@ def recipe(tmp_path: Path, text: str = GOOD, sets: list[str] = ()) -> Recipe:
 def test_errors_name_line_and_remedy(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         recipe(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed=abc", r"^--seed: 'seed' is 'abc'; expected a whole number$"),
+        (
+            "report.example=2",
+            r"^--set report\.example=2: unknown key 'report\.example'; did you mean 'examples'",
+        ),
+        ("systems=orig orig", r"^--systems: 'orig' is named twice"),
+        ("evaluators=[pitch, pitch]", r"^--evaluators: 'pitch' is named twice"),
+    ],
+)
+def test_an_option_is_blamed_for_itself(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        recipe(tmp_path, sets=["format.max_clipped=0.5", change])
+    with pytest.raises(UserError, match=r"recipe\.yaml: 'orig' is named twice"):
+        recipe(tmp_path, GOOD.replace("[orig]", "[orig, orig]"))
+
+
+def test_settings_of_a_system_are_blamed_for_themselves(tmp_path):
+    with pytest.raises(UserError, match=r"^settings of 'orig': unknown key 'parms'; did you mean 'params'"):
+        config.load_system(recipe(tmp_path, sets=["orig.parms.x=1"]), "orig", tmp_path)
+
+
+def test_many_names_are_not_all_listed():
+    assert suggest("x", ["aaa", "bbb"]) == "; known: aaa, bbb"
+    assert suggest("x", []) == ""
+    assert suggest("x", [f"n{i:03}" for i in range(99)]).endswith("n014, ... (99 in all)")
 
 
 def test_set_changes_recipe_and_system(tmp_path):

@@ -24,7 +24,7 @@ PACKAGE = REPOSITORY / "espnet_musa"
 LAYERS = [
     {"bin"},
     {"pipeline", "report"},
-    {"anonymizers", "evaluators", "corpora", "targets"},
+    {"anonymizers", "evaluators", "corpora", "targets", "tasks"},
     {"codec", "tokenizer", "f0", "metrics", "data"},
     {"config", "registry", "models", "seed", "stamp", "log", "errors", "__init__"},
 ]

@@ -65,8 +65,11 @@ def test_unknown_file_and_missing_directory(tmp_path):
     (tmp_path / "dev" / "utt2spkk").touch()
     with pytest.raises(UserError, match=r"unknown file; did you mean 'utt2spk'\?"):
         DataDir.read(tmp_path / "dev")
+    (tmp_path / "dvx").mkdir()  # no data directory, so nobody means it
     with pytest.raises(UserError, match="did you mean 'dev'"):
         DataDir.read(tmp_path / "dve")
+    with pytest.raises(UserError, match=r"no such data directory$"):
+        DataDir.read(tmp_path / "dvx" / "dev")
 
 
 def test_first_five_and_total(tmp_path):

@@ -315,7 +315,6 @@ def test_subset_with_segments_keeps_the_recordings_in_use():
         (["{src}", "7", "{out}"], "7 utterances was asked for, but there are 6"),
         (["{src}", "0", "{out}"], "expected 1 or more"),
         (["{src}", "few", "{out}"], "'few' is no number"),
-        (["{src}", "{out}"], "expected <src> <n> <dest>"),
         (["{src}", "2", "{src}"], "source and destination are the same"),
         (["{none}", "2", "{out}"], "no such data directory"),
     ],
@@ -326,6 +325,15 @@ def test_subset_errors(source, tmp_path, words, message):
         verb("subset", *(word.format(**names) for word in words))
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("src", "out"), ("--utt-list", "list", "src", "3", "out")])
+def test_subset_prints_its_usage(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        verb("subset", *words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "usage: utils/subset_data_dir.sh" in said
+    assert "expected <src> <dest>" in said if "--utt-list" in words else "expected <src> <n> <dest>" in said
 
 
 def test_shortest_needs_durations(source, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_trees import trials_of
 
 from espnet_musa.corpora import emodb
 from espnet_musa.data.audio import write_wav
@@ -30,11 +31,6 @@ def read(out: Path, names: list[str]) -> dict[str, DataDir]:
     return {name: DataDir.read(out / name) for name in names}
 
 
-def trials_of(out: Path) -> list[tuple[str, str, bool]]:
-    lines = (out / "emodb_trials" / "trials").read_text().splitlines()
-    return [(spk, utt, label == "target") for spk, utt, label in map(str.split, lines)]
-
-
 def test_sets(corpus, tmp_path):
     out = tmp_path / "data"
     names = emodb.prepare(out, root=corpus)
@@ -52,7 +48,7 @@ def test_sets(corpus, tmp_path):
     assert len(enroll.utts) == 4 * 4 and all("N" in utt for utt in enroll.utts)  # four neutral sentences each
     assert not {utt[3:6] for utt in enroll.utts} & {utt[3:6] for utt in trial.utts}  # no sentence in both
     assert set(enroll.table("enrolls")) == set(enroll.utts)
-    trials = trials_of(out)
+    trials = trials_of(out / "emodb_trials")
     assert len(trials) == 2 * 2 * (2 * 6 * 2)  # genders x enrolled x trial utterances of the gender
     gender = main.table("spk2gender")
     assert all(gender[spk] == gender[utt[:2]] and same == (spk == utt[:2]) for spk, utt, same in trials)
@@ -81,7 +77,7 @@ def test_a_gender_or_all_trials_may_be_impossible(corpus, tmp_path):
         path.unlink()
     out = tmp_path / "one"
     emodb.prepare(out, root=corpus)
-    assert {spk for spk, _, _ in trials_of(out)} == {"08", "09"}
+    assert {spk for spk, _, _ in trials_of(out / "emodb_trials")} == {"08", "09"}
     for path in (corpus / "wav").glob("08*"):
         path.unlink()
     assert emodb.prepare(tmp_path / "none", root=corpus / "wav") == ["emodb"]

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 RECIPE = """
 name: killed
 corpora:
-  mini: {train_speakers: 1, train_utterances: 2, eval_speakers: 3, enroll_utterances: 2, trial_utterances: 4}
+  mini:
+    {train_speakers: 1, train_utterances: 2, eval_speakers: 3, enroll_utterances: 2, trial_utterances: 4,
+     codec_speakers: 0}
 systems: [orig, b2_mcadams]
 evaluators: [asv_resemblyzer]
 format: {roles: [enroll, trial, utility, attack_train]}

@@ -6,13 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from corpus_trees import noise, prepared, refused
 
 from espnet_musa.corpora import librispeech
 from espnet_musa.data.datadir import DataDir
-from espnet_musa.errors import UserError
 
 SEXES = {"11": "F", "12": "F", "13": "F", "21": "M", "22": "M", "23": "M", "31": "F"}
 
@@ -20,9 +18,7 @@ SEXES = {"11": "F", "12": "F", "13": "F", "21": "M", "22": "M", "23": "M", "31":
 @pytest.fixture(scope="module")
 def flac(tmp_path_factory) -> Path:
     """A tenth of a second of noise."""
-    path = tmp_path_factory.mktemp("flac") / "noise.flac"
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 1600), 16000)
-    return path
+    return noise(tmp_path_factory.mktemp("flac") / "noise.flac")
 
 
 def add(tree: Path, flac: Path, part: str, utts: list[str], text: bool = True) -> None:
@@ -56,16 +52,11 @@ def tree(tmp_path: Path, flac: Path) -> Path:
 
 
 def prepare(tree: Path, **options) -> dict[str, DataDir]:
-    out = tree.parent.parent / "data"
-    return {name: DataDir.read(out / name) for name in librispeech.prepare(out, root=tree, **options)}
+    return prepared(librispeech.prepare, tree.parents[1] / "data", root=tree, **options)
 
 
 def fails(tree: Path, message: str, **options) -> str:
-    """The error, after checking that nothing was written."""
-    with pytest.raises(UserError, match=message) as caught:
-        librispeech.prepare(tree.parent.parent / "data", root=tree, **options)
-    assert not (tree.parent.parent / "data").exists()
-    return str(caught.value)
+    return refused(librispeech.prepare, tree.parents[1] / "data", message, root=tree, **options)
 
 
 def test_sets_roles_and_tables(tree):
@@ -108,6 +99,35 @@ def test_parts_and_attacker_may_be_chosen(tree, flac):
     )
 
 
+def test_parts_for_systems_may_be_chosen(tree, flac):
+    def roles(**options) -> dict[str, str]:
+        sets = prepare(tree, parts=[name for name in trains if (tree / name).is_dir()], **options)
+        return {name: data.meta.role for name, data in sets.items()}
+
+    trains = ["train-clean-5", "train-clean-100", "train-clean-360", "train-other-500"]
+    assert roles(train=["train-clean-100", "train-other-500"]) == {  # the latter is not here
+        "train-clean-5": "attack_train",
+        "train-clean-100": "train",
+    }
+    assert roles(train=trains) == {"train-clean-5": "train", "train-clean-100": "train"}
+    add(tree, flac, "train-clean-360", ["31-500-0000"])
+    assert roles(train=["train-clean-100"]) == {  # train-clean-5 trains neither
+        "train-clean-100": "train",
+        "train-clean-360": "attack_train",
+    }
+    assert roles(train=["train-clean-360"], asv_train="train-clean-5") == {
+        "train-clean-5": "attack_train",
+        "train-clean-360": "train",
+    }
+
+
+def test_a_part_cannot_train_a_system_and_the_attacker(tree):
+    both = {"train": ["train-clean-5"], "asv_train": "train-clean-5"}
+    fails(tree, "'train-clean-5' is among `train` and `asv_train`; expected different parts", **both)
+    fails(tree, "train: unknown train part 'test-clean'", train=["test-clean"])
+    fails(tree, "train: unknown train part .*did you mean 'train-clean-100'", train=["train-clean-10"])
+
+
 def test_same_seed_same_bytes(tree):
     def snapshot(seed: int) -> dict[str, bytes]:
         out = tree.parent / f"data{seed}"
@@ -131,15 +151,15 @@ def test_single_chapter_is_reported_as_same_session(tree, flac):
 def test_no_trials_at_all(tree, flac):
     shutil.rmtree(tree / "test-clean")
     add(tree, flac, "test-clean", ["11-100-0000", "21-100-0000"])
-    fails(tree, "no trials can be made of test-clean")
+    fails(tree, "no trials can be made for libri_test: gender f: no trials, 1 speaker")
 
 
 def test_bad_roots(tree, tmp_path):
     fails(tree.with_name("LibrySpeech"), "no such directory; did you mean 'LibriSpeech'")
     (tmp_path / "empty" / "x").mkdir(parents=True)
-    fails(tmp_path / "empty" / "x", "none of the parts of LibriSpeech is here.*openslr")
-    fails(tree, "unknown part 'test-claen' of LibriSpeech; did you mean 'test-clean'", parts=["test-claen"])
-    fails(tree, "the part 'dev-clean' is not here.*one of: dev-other", parts=["dev-clean"])
+    fails(tmp_path / "empty" / "x", "LibriSpeech is not here; expected <part>.*openslr")
+    fails(tree, "unknown part of LibriSpeech 'test-claen'; did you mean 'test-clean'", parts=["test-claen"])
+    fails(tree, "the part of LibriSpeech 'dev-clean' is not here.*one of: dev-other", parts=["dev-clean"])
     fails(tree, "no part of LibriSpeech to prepare", parts=[])
     fails(tree, "asv_train.*did you mean 'train-clean-100'", asv_train="train-clean-10")
     fails(tree, "asv_train", asv_train="train-clean-100", parts=["test-clean"])
@@ -149,7 +169,10 @@ def test_bad_roots(tree, tmp_path):
     ("line", "message"),
     [
         ("11 | M | test-clean | 8 | Again", r"SPEAKERS.TXT:10: speaker 11 occurs twice"),
-        ("41 | X | test-clean | 8 | Odd", r"SPEAKERS.TXT:10: speaker 41 has the gender 'X'; expected F or M"),
+        (
+            "41 | X | test-clean | 8 | Odd",
+            r"SPEAKERS.TXT:10: speaker 41 has the gender 'X'; expected ID . SEX .F or M",
+        ),
         ("41 M test-clean", r"SPEAKERS.TXT:10: bad line '41 M test-clean'"),
         ("4a | M | test-clean | 8 | Odd", r"SPEAKERS.TXT:10: bad line"),
     ],
@@ -194,8 +217,8 @@ def test_wrong_layouts(tree):
     shutil.copy(speaker / "100" / "11-100-0000.flac", tree / "test-clean")
     (speaker / "101" / "11-101-0000.flac").rename(speaker / "100" / "11-101-0000.flac")
     (speaker / "100" / "._11-100-0000.flac").touch()  # litter of another system, no problem
-    message = fails(tree, "audio outside a chapter's folder")
-    assert message.count("outside a chapter's folder") == 2
+    message = fails(tree, "11-100-0000.flac: lies outside the folders of speakers; expected <part>/<speaker>")
+    assert message.count("lies outside") == 2
     assert "11-101-0000.flac: the file name does not agree with its folders" in message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from espnet_musa.corpora import mini
+from espnet_musa.corpora import mini, mini_voices
 from espnet_musa.corpora.espeak import Espeak
 from espnet_musa.data.audio import read_audio
 from espnet_musa.data.datadir import SAMPLE_RATE, DataDir
@@ -27,6 +28,8 @@ SMALL = {
     "eval_speakers": 2,
     "enroll_utterances": 2,
     "trial_utterances": 2,
+    "codec_speakers": 1,
+    "codec_utterances": 2,
 }
 VARIANT = "language variant\nname speaker\npitch 90 130\nbreath 0 4 4 4 4 4 4\nflutter 8\nroughness 4\n"
 
@@ -52,27 +55,30 @@ def corpus(tmp_path_factory) -> tuple[Path, dict[str, DataDir]]:
 def test_default_size_is_the_documented_one():
     train = mini._cast(0, "train", 1, 12, 0)
     evaluation = mini._cast(0, "eval", 13, 6, len(mini.ROTA) // 2)
-    for speakers in (train, evaluation):
-        assert {s.language for s in speakers} == set(mini.LANGUAGES)
-    assert not {s.name for s in train} & {s.name for s in evaluation}
+    codec = mini._cast(0, "codec", 19, 24, len(mini.ROTA) // 2)
+    for speakers in (train, evaluation, codec):
+        assert {s.language for s in speakers} == set(mini_voices.LANGUAGES)
+    assert len({s.name for s in (*train, *evaluation, *codec)}) == 2 * (12 + 6 + 24)
+    assert len({s.voice for s in codec}) == 48
     impostors = {s.language for s in evaluation if s.rank == 5}
     assert impostors == {"en"}  # they share a language with an enrolled speaker
 
 
 def test_sets_are_disjoint_and_complete(corpus):
     _, sets = corpus
-    assert list(sets) == ["mini_train", "mini_enrolls", "mini_trials"]
-    assert [d.meta.role for d in sets.values()] == ["attack_train", "enroll", "trial"]
-    train, enrolls, trials = sets.values()
+    assert list(sets) == ["mini_train", "mini_enrolls", "mini_trials", "mini_codec"]
+    assert [d.meta.role for d in sets.values()] == ["attack_train", "enroll", "trial", "train"]
+    train, enrolls, trials, codec = sets.values()
     assert trials.meta.enroll == "mini_enrolls"
     speakers = {name: set(d.table("utt2spk").values()) for name, d in sets.items()}
     assert not speakers["mini_train"] & speakers["mini_trials"]
+    assert not speakers["mini_codec"] & (speakers["mini_train"] | speakers["mini_trials"])
     assert len(speakers["mini_trials"] - speakers["mini_enrolls"]) == 2  # an impostor of each gender
     assert not {*enrolls.utts} & {*trials.utts}
     assert set(enrolls.table("enrolls")) == set(enrolls.utts)
-    texts = [set(d.table("text").values()) for d in (train, enrolls, trials)]
-    assert not texts[0] & texts[1] and not texts[1] & texts[2] and not texts[0] & texts[2]
-    assert set(train.table("utt2emo").values()) == set(mini.EMOTIONS)
+    texts = [set(d.table("text").values()) for d in (train, enrolls, trials, codec)]
+    assert not any(a & b for a, b in itertools.combinations(texts, 2))
+    assert set(train.table("utt2emo").values()) == set(mini_voices.EMOTIONS)
 
 
 def test_trials_are_the_cross_product_within_each_gender(corpus):
@@ -89,14 +95,28 @@ def test_trials_are_the_cross_product_within_each_gender(corpus):
 
 def test_sentences():
     seen: set[str] = set()
-    for language in mini.LANGUAGES:
-        parts = {part: mini._sentences(language, part) for part in mini.SHARES}
+    for language in mini_voices.LANGUAGES:
+        parts = {part: mini._sentences(language, part) for part in (*mini.SHARES, "codec")}
         sentences = [s for part in parts.values() for s in part]
-        assert len(sentences) == (40 if language == "en" else 20)
+        assert len(sentences) == (80 if language == "en" else 44)
         assert len(parts["enroll"]) >= 4 and len(parts["trial"]) >= 6 and len(parts["train"]) >= 10
         texts = {mini.transcript(s) for s in sentences}
         assert len(texts) == len(sentences) and "" not in texts and not texts & seen
         seen |= texts
+
+
+def test_the_set_for_systems_may_be_left_out_or_speak_some_languages(corpus, tmp_path):
+    place, _ = corpus
+    without = generate(tmp_path / "none", codec_speakers=0)
+    assert list(without) == ["mini_train", "mini_enrolls", "mini_trials"]
+    assert (
+        content(tmp_path / "none/audio").items() < content(place / "audio").items()
+    )  # the others stay as they are
+    some = generate(tmp_path / "some", codec_speakers=3, codec_utterances=1, codec_languages=["nl", "fr"])
+    assert set(some["mini_codec"].table("utt2lang").values()) == {"nl", "fr"}
+    for wrong, message in ((["nl", "jp"], "unknown language 'jp'; known: cmn, de"), ([], "is empty")):
+        with pytest.raises(UserError, match=message):
+            generate(tmp_path / "wrong", codec_languages=wrong)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +142,7 @@ def test_recordings_are_plausible(corpus):
             wav, rate = read_audio(path)
             assert rate == SAMPLE_RATE
             assert 1.0 < len(wav) / rate < 7.0, utt
-            assert 0.05 < np.abs(wav).max() <= mini.PEAK + 1e-4, utt  # heard, not clipped
+            assert 0.05 < np.abs(wav).max() <= mini_voices.PEAK + 1e-4, utt  # heard, not clipped
             silent = np.diff(np.flatnonzero(np.diff(np.r_[0, wav == 0, 0])))[::2]
             assert silent.max(initial=0) < 8, utt  # samples of digital silence in a row
             frames = wav[: len(wav) // 400 * 400].reshape(-1, 400).std(axis=1)
@@ -135,18 +155,18 @@ def test_emotions_and_genders_are_heard():
 
     pitch, level = {}, {}
     with Espeak() as espeak:
-        for gender, (voice,) in ((g, mini._voices(0, "test", g, 1)) for g in "fm"):
-            for emotion in mini.EMOTIONS:
+        for gender, (voice,) in ((g, mini_voices.draw(0, "test", g, 1)) for g in "fm"):
+            for emotion in mini_voices.EMOTIONS:
                 text = "The morning train is late again today."
-                line = mini.Line("u", "s", gender, "en", emotion, text, voice)
-                wav = mini.render(espeak, line, 0).astype(np.float64)
+                line = mini_voices.Line("u", "s", gender, "en", emotion, text, voice)
+                wav = mini_voices.render(espeak, line, 0).astype(np.float64)
                 f0, _ = pyworld.dio(wav, SAMPLE_RATE, f0_floor=60, f0_ceil=500)
                 pitch[gender, emotion] = np.median(f0[f0 > 0])
                 level[gender, emotion] = wav.std()
     for gender in "fm":
         assert pitch[gender, "sad"] < pitch[gender, "neu"] < pitch[gender, "ang"] < pitch[gender, "hap"]
         assert level[gender, "sad"] < level[gender, "neu"] < level[gender, "ang"]
-    assert all(pitch["f", emotion] > 1.3 * pitch["m", emotion] for emotion in mini.EMOTIONS)
+    assert all(pitch["f", emotion] > 1.3 * pitch["m", emotion] for emotion in mini_voices.EMOTIONS)
 
 
 @pytest.mark.slow
@@ -156,7 +176,7 @@ def test_voices_can_be_told_apart(tmp_path):
     from espnet_musa.metrics.eer import eer
 
     sets = {}
-    for name in mini.prepare(tmp_path / "data", audio=tmp_path / "audio"):
+    for name in mini.prepare(tmp_path / "data", audio=tmp_path / "audio", codec_speakers=0):
         sets[name] = DataDir.read(tmp_path / "data" / name)
     encoder, vectors = Resemblyzer(), {}
     for name in ("mini_enrolls", "mini_trials"):
@@ -227,7 +247,7 @@ def test_killed_run_resumes(corpus, tmp_path):
     audio, partial = tmp_path / "audio", tmp_path / "audio.partial"
     program = f"""
         from pathlib import Path
-        from espnet_musa.corpora import mini
+        from espnet_musa.corpora import mini, mini_voices
         mini.prepare(Path({str(tmp_path / "data")!r}), audio=Path({str(audio)!r}), jobs=1, **{SMALL!r})
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=REPOSITORY)
@@ -291,6 +311,7 @@ def test_unknown_language_and_death_are_reported(tmp_path, monkeypatch):
     [
         ({"train_speakers": 0}, "train_speakers is 0; expected at least 1"),
         ({"jobs": 0}, "jobs is 0"),
+        ({"codec_speakers": -1}, "codec_speakers is -1; expected at least 0"),
         ({"impostors": 2}, "impostors is 2; expected 0 to 1"),
     ],
 )

@@ -12,6 +12,7 @@ from conftest import voice
 from tiny_sets import GENDERS, RATE, make_set, tone
 from tiny_wav2vec2 import fairseq_state, forward
 
+from espnet_musa.config import Recipe
 from espnet_musa.data.audio import read_audio, write_wav
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
@@ -19,6 +20,7 @@ from espnet_musa.evaluators import mos
 from espnet_musa.evaluators.base import Resources
 from espnet_musa.evaluators.mos import Dnsmos, Utmos
 from espnet_musa.evaluators.per_utterance import means
+from espnet_musa.pipeline.score import score
 
 
 def wav_file(tmp_path: Path, seconds: float) -> Path:
@@ -126,6 +128,23 @@ def test_utmos_is_its_definition(tmp_path):
     assert {m.group: m.value for m in metrics}["all"] == pytest.approx(np.mean(own), abs=1e-4)
     found = [float(line.split()[1]) for line in (tmp_path / "utmos").read_text().splitlines()]
     assert found == pytest.approx(own, abs=1e-4)
+
+
+def test_scores_belong_to_the_checkpoint_that_made_them(tmp_path):
+    """Another file under the same name is another model."""
+    (tmp_path / "model").mkdir()
+    torch.save(utmos_state(), tmp_path / "model" / mos.UTMOS)
+    make_set(tmp_path / "dump" / "set", {"a-0": tone(0.3, 120)}, GENDERS, {"role": "utility"})
+    model = {"utmos": {"params": {"model": str(tmp_path / "model")}}}
+    recipe = Recipe("t", ("orig",), ("utmos",), {}, overrides=model)
+    score(recipe, tmp_path, "orig", jobs=1, device="cpu", force=False)
+    made = tmp_path / "exp/orig/score/utmos/metrics.json"
+    first = made.stat().st_mtime_ns
+    score(recipe, tmp_path, "orig", jobs=1, device="cpu", force=False)
+    assert made.stat().st_mtime_ns == first
+    (tmp_path / "model" / mos.UTMOS).touch()
+    with pytest.raises(UserError, match="changed: checkpoint"):
+        score(recipe, tmp_path, "orig", jobs=1, device="cpu", force=False)
 
 
 def test_utmos_says_what_to_fetch(tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ RECIPE = """
 name: small
 corpora:
   mini:
-    {train_speakers: 2, train_utterances: 3, eval_speakers: 3, impostors: 0, enroll_utterances: 2, trial_utterances: 3}
+    {train_speakers: 2, train_utterances: 3, eval_speakers: 3, impostors: 0, enroll_utterances: 2, trial_utterances: 3,
+     codec_speakers: 0}
 overrides:
   asv_ecapa: {train: tiny}
   pitch: {params: {tracker: dio}}

@@ -25,9 +25,10 @@ from espnet_musa.config import Recipe
 from espnet_musa.data.audio import read_audio
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
-from espnet_musa.report import examples, figures, html, markdown, scores, tables
+from espnet_musa.report import examples, figures, html, markdown, provenance, scores, tables
+from espnet_musa.report import results as results_module
 from espnet_musa.report.build import build
-from espnet_musa.report.results import collect, commit
+from espnet_musa.report.results import collect, commit, versions
 
 RECIPE = Recipe(
     name="made <up>", systems=report_tree.SYSTEMS, evaluators=("asv_resemblyzer", "pitch"), corpora={}
@@ -83,7 +84,7 @@ def test_results_hold_no_place_and_no_time(tree, results):
     text = json.dumps(results)
     assert str(tree) not in text and str(Path.home()) + "/" not in text
     assert collect(RECIPE, tree) == results
-    names = "recipe seed commit versions systems evaluators sets metrics reported"
+    names = "recipe partial seed overrides commit versions systems evaluators sets metrics reported"
     assert set(results) == set(names.split())
     (trials,) = [s for s in results["sets"] if s["role"] == "trial"]
     assert (trials["speakers"], trials["female"], trials["male"], trials["utterances"]) == (6, 3, 3, 18)
@@ -98,8 +99,9 @@ def test_missing_scores_are_all_named(tree, tmp_path):
     with pytest.raises(UserError) as error:
         collect(RECIPE, root)
     assert "system 'dsp_f0' is not scored by 'pitch'" in str(error.value)
-    assert "--stage score --systems dsp_f0" in str(error.value)
-    assert "orig/score/asv_resemblyzer/metrics.json: missing or damaged" in str(error.value)
+    assert "hint: run stage 'score': the same command with --stage score" in str(error.value)
+    assert "orig/score/asv_resemblyzer/metrics.json: missing or damaged; hint: remove" in str(error.value)
+    assert "run.sh" not in str(error.value)  # which would drop this run's options
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"overrides": {"dsp_f0": {"target": {"policy": "none"}}}}])
@@ -144,7 +146,7 @@ def test_every_number_reads_the_same_everywhere(results):
     )
     for system, condition in (("orig", "oo"), ("b2_mcadams", "oa"), ("dsp_f0", "aa")):
         assert all(value(results, system, condition) in text for text in texts)
-    assert all(tables.LOWER_BOUND in text and "0.81" in text for text in texts)
+    assert all(text.count(tables.LOWER_BOUND) == 1 and "0.81" in text for text in texts)
     assert all(tables.MORE_PRIVACY in text for text in (texts[0], texts[2].replace("&#x27;", "'")))
 
 
@@ -163,6 +165,49 @@ def test_unknown_metric_is_shown(results):
     wer = {**base, "evaluator": "pitch", "name": "word_error_rate", "unit": "%", "value": 4.567}
     table = tables.utility({**results, "metrics": [wer]})
     assert table.columns == [("pitch", "word error rate %")] and table.rows[0].cells == ["4.57"]
+
+
+def test_the_average_recall_comes_before_those_of_the_emotions(results):
+    base = next(m for m in results["metrics"] if m["name"] == "pitch_correlation" and m["group"] == "all")
+    names = ("recall_sad", "unheard_of", "uar", "recall_ang")
+    found = [{**base, "name": name, "unit": "%", "value": 50.0} for name in names]
+    heads = [column[-1] for column in tables.utility({**results, "metrics": found}).columns]
+    assert heads == ["UAR %", "recall ang %", "recall sad %", "unheard of %"]
+
+
+def test_error_rates_of_few_speakers_are_marked(results):
+    """Two women: their figure and the mean say so, that of three men does not."""
+    assert tables.FEW not in markdown.render(results)
+    found = [
+        {**m, "n": {**m["n"], "speakers": 2}} if (m["name"], m["group"]) == ("eer", "f") else m
+        for m in results["metrics"]
+    ]
+    few = {**results, "metrics": found}
+    assert all(f" {tables.FEW} [" in cell for row in tables.privacy(few).rows for cell in row.cells)
+    female, male = cells(tables.genders(few, True), "test", "dsp_f0", "lazy-informed (AA)")
+    assert tables.FEW in female and tables.FEW not in male
+    for text in (markdown.render(few), markdown.text_table(few), html.page(few)):
+        assert text.count(tables.FEW_SPEAKERS) == 1
+
+
+def test_settings_are_told_without_the_places_of_a_machine(tree, monkeypatch):
+    changed = {
+        "dsp_f0": {"description": "mine"},
+        "pitch": {"description": "/somewhere/x", "params": {"tracker": "dio"}},
+        "utmos": {"description": "not part of this run"},
+    }
+    monkeypatch.setattr(config, "digest", lambda data: "same")
+    monkeypatch.setattr(results_module, "_changed", lambda fields, wanted: "")
+    found = collect(dataclasses.replace(RECIPE, overrides=changed), tree)
+    told = dict(provenance.facts(found))[provenance.CHANGED]
+    assert told == "dsp_f0.description=mine, pitch.description=x, pitch.params.tracker=dio"
+    assert "pitch.params.tracker=dio" in markdown.render(found).replace("\\", "")
+    assert dict(provenance.facts({**found, "overrides": {}}))[provenance.CHANGED] == "none"
+
+
+def test_versions_are_those_of_what_computes():
+    installed = {*versions()}
+    assert {"espnet", "onnxruntime", "scikit-learn", "speechmos", "torch", "transformers"} <= installed
 
 
 def test_sets_of_one_gender_are_averaged(tmp_path):
@@ -198,6 +243,23 @@ def test_second_run_does_nothing(built):
     before = page.stat().st_mtime_ns
     build(RECIPE, built)
     assert page.stat().st_mtime_ns == before
+
+
+def test_other_systems_leave_the_results_of_the_recipe_alone(tree, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "recipe"
+    shutil.copytree(tree, root)
+    config.save(RECIPE, root / "conf" / "recipe.yaml")
+    monkeypatch.chdir(root)
+    verb.main([])
+    before = {path: path.read_bytes() for path in (root / "RESULTS.md", root / "results.json")}
+    assert "stays as it was" not in capsys.readouterr().out and not (root / "exp/report/RESULTS.md").exists()
+    verb.main(["--set", "systems=orig dsp_f0"])
+    assert {path: path.read_bytes() for path in before} == before
+    out = capsys.readouterr().out
+    assert "the recipe's RESULTS.md stays as it was" in out and "\nexp/report/RESULTS.md\n" in out
+    own = (root / "exp/report/RESULTS.md").read_text()
+    assert '--systems "orig dsp_f0" --evaluators "asv_resemblyzer pitch"' in own and "mcadams" not in own
+    assert json.loads((root / "exp/report/results.json").read_text())["partial"]
 
 
 def test_verb(built, monkeypatch, capsys):

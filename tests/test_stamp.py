@@ -30,6 +30,18 @@ def test_changed_inputs_are_refused_by_name(tmp_path):
     assert stamp.read(out)["fields"] == {"a": 1, "b": 2}
 
 
+@pytest.mark.parametrize(
+    ("stage", "another"), [("format", ""), ("anonymize", "system"), ("score", "evaluator")]
+)
+def test_another_name_is_offered_where_there_is_one(tmp_path, stage, another):
+    stamp.begin(tmp_path / "out", stage, {"a": 1})
+    stamp.finish(tmp_path / "out", stage, counts={}, seconds=0.0)
+    with pytest.raises(UserError) as error:
+        stamp.begin(tmp_path / "out", stage, {"a": 2})
+    end = f"; a new {another} name keeps both" if another else ""
+    assert str(error.value).endswith(f"--force true makes it anew{end}")
+
+
 def test_force_replaces(tmp_path):
     out = tmp_path / "out"
     make(out, {"a": 1}, "old")

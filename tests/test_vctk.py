@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from corpus_trees import noise, prepared, refused, trials_of
 
 from espnet_musa.corpora import vctk
 from espnet_musa.data.datadir import DataDir
@@ -29,9 +28,7 @@ NAMES = [f"vctk_test_{x}" for x in ("enrolls", "trials_f", "trials_m", "trials_f
 
 @pytest.fixture(scope="module")
 def flac(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("flac") / "noise.flac"
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 4800), 48000)
-    return path
+    return noise(tmp_path_factory.mktemp("flac") / "noise.flac", 48000)
 
 
 @pytest.fixture
@@ -58,20 +55,11 @@ def tree(tmp_path: Path, flac: Path) -> Path:
 
 
 def prepare(tree: Path, **options) -> dict[str, DataDir]:
-    out = tree.parent.parent / "data"
-    return {name: DataDir.read(out / name) for name in vctk.prepare(out, root=tree, **options)}
+    return prepared(vctk.prepare, tree.parents[1] / "data", root=tree, **options)
 
 
 def fails(tree: Path, message: str, **options) -> str:
-    """The error, after checking that nothing was written."""
-    with pytest.raises(UserError, match=message) as caught:
-        vctk.prepare(tree.parent.parent / "data", root=tree, **options)
-    assert not (tree.parent.parent / "data").exists()
-    return str(caught.value)
-
-
-def trials_of(data: DataDir) -> list[list[str]]:
-    return [line.split() for line in (data.path / "trials").read_text().splitlines()]
+    return refused(vctk.prepare, tree.parents[1] / "data", message, root=tree, **options)
 
 
 def test_speakers_are_the_challenges():
@@ -98,9 +86,9 @@ def test_sets_by_rule(tree):
     assert set(common.table("utt2spk").values()) == women and len(own.utts) == 3 * 3
     assert not set(enroll.utts) & set(own.utts)
     for data in (own, common):
-        trials = trials_of(data)
+        trials = trials_of(data.path)
         assert len(trials) == 3 * len(data.utts)
-        assert all((label == "target") == utt.startswith(spk) for spk, utt, label in trials)
+        assert all(same == utt.startswith(spk) for spk, utt, same in trials)
         assert (data.meta.role, data.meta.split, data.meta.enroll) == ("trial", "test", "vctk_test_enrolls")
     assert own.meta.corpus != common.meta.corpus  # so that their means are not mixed up
     assert own.table("text")[own.utts[0]].startswith("ASK HER PLEASE NUMBER ")
@@ -162,8 +150,11 @@ def test_bad_trees(tree, tmp_path):
     ("line", "message"),
     [
         ("p225  23  F  English", "speaker-info.txt:11: speaker p225 occurs twice"),
-        ("p999  23  X  English", r"speaker-info.txt:11: bad line 'p999.*expected ID AGE GENDER"),
-        ("p999", "bad line"),
+        (
+            "p999  23  X  English",
+            "speaker-info.txt:11: speaker p999 has the gender 'X'; expected ID AGE GENDER",
+        ),
+        ("p999", r"speaker-info.txt:11: bad line 'p999'; expected ID AGE GENDER"),
     ],
 )
 def test_bad_speaker_table(tree, line, message):
@@ -217,9 +208,7 @@ def test_listed_sets_are_exact(tree, lists):
     sets = prepare(tree, vpc_lists=lists)
     assert sorted(sets) == sorted(NAMES)
     trial = sets["vctk_test_trials_f"]
-    assert trials_of(trial) == sorted(
-        line.split() for line in (lists / "vctk_test_trials_f" / "trials").read_text().splitlines()
-    )
+    assert trials_of(trial.path) == sorted(trials_of(lists / "vctk_test_trials_f"))
     assert trial.table("text")["p225_025_mic2"] == "LISTED"
     assert trial.table("wav.scp")["p225_025_mic2"] == str(tree / vctk.AUDIO / "p225" / "p225_025_mic2.flac")
     assert set(sets["vctk_test_enrolls"].table("enrolls")) == set(sets["vctk_test_enrolls"].utts)

@@ -61,6 +61,9 @@ def test_wrong_weights_are_refused(tmp_path: Path):
 def test_files_hold_weights_and_nothing_that_runs(tmp_path: Path):
     with pytest.raises(UserError, match="hint: fetch it"):
         read_weights(tmp_path / "absent.ckpt", "fetch it")
+    (tmp_path / "empty.ckpt").touch()
+    with pytest.raises(UserError, match=r"empty\.ckpt: not a checkpoint: .*hint: fetch it"):
+        read_weights(tmp_path / "empty.ckpt", "fetch it")
     (tmp_path / "code.ckpt").write_bytes(pickle.dumps({"x": Path}, protocol=2))
     with pytest.raises(UserError, match="not a checkpoint"):
         read_weights(tmp_path / "code.ckpt", "fetch it")

@@ -17,7 +17,7 @@
 #
 # An option whose default is an empty array, `change=()`, may be repeated and collects its values. If the script
 # declares the array `more_options=()`, options that it does not know are collected there as `--name value` for
-# somebody else to check.
+# somebody else to check; a function `more_help` that it defines above the line then ends what --help prints.
 #
 # Differs from Kaldi: `--name=value` works, a missing value is an error, and only variables written in the
 # script are options, not whatever the environment holds.
@@ -132,6 +132,7 @@ while (($# > 0)); do
   case $1 in
     --help | -h)
       _po_help
+      if declare -F more_help >/dev/null; then more_help; fi
       exit 0
       ;;
     --)

@@ -5,7 +5,7 @@ An anonymizer sees no path, no utterance id and no set name: loops, resume, prog
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -52,11 +52,13 @@ class Anonymizer:
         sample_rate: Hz, of a waveform given to `convert`; a source brings its own rate.
         peak_normalize: whether the whole output is scaled to the absolute peak `PEAK` and cut (not rounded) to 16
             bit when it is written, as the VoicePrivacy baselines do. Otherwise the level stays as converted.
+        batch_seconds: audio, padding included, that `convert_batch` takes at once; 0: it is not used.
         params: the checked parameters.
     """
 
     sample_rate: ClassVar[int] = 16000
     peak_normalize: ClassVar[bool] = False
+    batch_seconds: float = 0.0
 
     @dataclass(frozen=True)
     class Params:
@@ -77,6 +79,14 @@ class Anonymizer:
 
     def prepare(self, device: str = "cpu") -> None:
         """Load what conversion needs (models) onto a device; called once a process, before any conversion."""
+
+    def fingerprint(self) -> str | None:
+        """Hash of what the output depends on besides the parameters (the content of a model); None: nothing else.
+
+        Raises:
+            UserError: if it is not there.
+        """
+        return None
 
     def convert(self, wav: np.ndarray, target: Any, rng: np.random.Generator) -> np.ndarray:
         """Anonymize a whole utterance.
@@ -113,3 +123,21 @@ class Anonymizer:
             UserError: if the utterance cannot be converted.
         """
         yield self.convert(source.read(0, source.frames), target, rng)
+
+    def convert_batch(
+        self, wavs: Sequence[np.ndarray], targets: Sequence[Any], rngs: Sequence[np.random.Generator]
+    ) -> list[np.ndarray]:
+        """Anonymize utterances of like length; a subclass that gains by doing so at once sets `batch_seconds`.
+
+        Args:
+            wavs: N of (T,) float32.
+            targets: theirs.
+            rngs: theirs.
+
+        Returns:
+            what `convert` makes of each, up to rounding errors.
+
+        Raises:
+            Exception: if any of them cannot be converted; the pipeline then converts them one by one.
+        """
+        return [self.convert(*one) for one in zip(wavs, targets, rngs, strict=True)]

@@ -16,7 +16,7 @@ from .. import __version__, stamp
 from ..config import ROOT, Recipe
 from ..data.datadir import list_sets
 from ..errors import Problems, UserError
-from ..pipeline.prepare import DOWNLOAD, chosen, path_options
+from ..pipeline.prepare import DOWNLOAD, NoCorpus, chosen, option_of, path_options
 from .common import load, recipe_parser, run_verb
 
 MIN_DISK = 1.0  # GB
@@ -58,15 +58,12 @@ def check(recipe: Recipe, root: Path) -> dict:
     if not os.access(root, os.W_OK):
         problems.add("cannot be written to", path=root)
     try:
-        for name, options in chosen(recipe).items():
-            for key in path_options(name) & set(options):
-                if options[key] != DOWNLOAD and not Path(options[key]).is_dir():
-                    problems.add(
-                        f"no such directory: {options[key]}", hint=f"corpora.{name}.{key} of the recipe"
-                    )
-    except UserError as error:
+        _check_corpora(recipe, problems)
+    except NoCorpus as error:
         if not list_sets(root / "data"):  # later stages do not need the corpora
             problems.add(str(error))
+    except UserError as error:
+        problems.add(str(error))
     problems.raise_if_any()
     torch = __import__("torch")
     return {
@@ -78,6 +75,19 @@ def check(recipe: Recipe, root: Path) -> dict:
         "systems": list(recipe.systems),
         "repository": ROOT.name,
     }
+
+
+def _check_corpora(recipe: Recipe, problems: Problems) -> None:
+    """The directories that the corpora are read from; raises as `prepare.chosen` does."""
+    for name, options in chosen(recipe).items():
+        for key in sorted(path_options(name) & set(options)):
+            if options[key] == DOWNLOAD:
+                continue
+            place, hint = Path(str(options[key])), option_of(recipe, name, key)
+            if not place.is_dir():
+                problems.add("no such directory", path=place, hint=f"{hint} names it")
+            elif not any(place.iterdir()):
+                problems.add("an empty directory", path=place, hint=f"{hint} names it")
 
 
 def main(argv: list[str]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..config import Recipe, load_recipe
@@ -55,6 +56,15 @@ def shard(text: str) -> tuple[int, int]:
     if not (job.isdigit() and count.isdigit() and 1 <= int(job) <= int(count)):
         raise argparse.ArgumentTypeError(f"'{text}' is not JOB/NJ with 1 <= JOB <= NJ")
     return int(job), int(count)
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Let the user's errors inside begin with what they are about, such as `system 'b2_mcadams'`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
 
 
 def run_verb(main: Callable[[list[str]], None]) -> None:

@@ -130,9 +130,8 @@ def subset(args: argparse.Namespace) -> None:
     """<src> <n> <dest>, or with a list <src> <dest>: a part of a directory."""
     by_list = args.spk_list or args.utt_list
     if len(args.words) != (2 if by_list else 3):
-        raise UserError(
-            f"subset: {len(args.words)} words", expected="<src> <dest>" if by_list else "<src> <n> <dest>"
-        )
+        expected = "<src> <dest>" if by_list else "<src> <n> <dest>"
+        args.fail(f"{len(args.words)} arguments; expected {expected}")
     source, dest = Path(args.words[0]), Path(args.words[-1])
     data, tables = _read(source)
     if args.utt_list:
@@ -232,6 +231,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--spk-list", type=Path, metavar="F", help="the speakers named in F")
     how.add_argument("--utt-list", type=Path, metavar="F", help="the utterances named in F")
     sub.add_argument("words", nargs="*", metavar="<src> [<n>] <dest>")
+    sub.set_defaults(fail=sub.error)  # prints the usage
 
     sub = add(split, "split_data.sh")
     sub.add_argument("--per-utt", action="store_true", help="divide speakers too; writes split<n>utt")

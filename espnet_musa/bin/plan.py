@@ -9,16 +9,19 @@ is taken from the directory that the user called from (environment variable CALL
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import yaml
 
 from .. import config, registry
-from ..config import Recipe
+from ..config import ROOT, Recipe
 from ..errors import UserError, suggest
 from ..pipeline.prepare import DOWNLOAD, path_options
+from ..pipeline.tokenize import chosen as chosen_tokens
+from ..pipeline.train import check as check_training
 from ..report import reported
-from .common import recipe_parser, run_verb
+from .common import about, recipe_parser, run_verb
 
 DRIVER = (
     "stage",
@@ -44,19 +47,56 @@ def option_sets(words: list[str], options: dict[str, str]) -> list[str]:
         options: the recipe's mapping from option to setting.
 
     Raises:
-        UserError: for an unknown option, with the nearest known one.
+        UserError: for an unknown option, with the recipe that has it or the nearest known one.
     """
     known = {name.replace("_", "-"): path for name, path in options.items()}
     out = []
     for word, value in zip(words[::2], words[1::2], strict=True):
         name = word.removeprefix("--").replace("_", "-")
         if name not in known:
-            raise UserError(f"unknown option --{name}{suggest(name, {*known, *DRIVER})}")
+            owner = _recipe_with(name)
+            near = f"; {owner}/run.sh has it" if owner else suggest(name, {*known, *DRIVER})
+            raise UserError(f"unknown option --{name}{near}")
         keys = known[name].split(".")
         if keys[0] == "corpora" and keys[2] in path_options(keys[1]) and value != DOWNLOAD:
             value = os.path.normpath(Path(os.environ.get("CALLED_FROM", ".")).resolve() / value)
         out.append(f"{known[name]}={yaml.safe_dump(value, default_style=chr(34)).strip()}")
     return out
+
+
+def _recipe_with(option: str) -> str | None:
+    """The directory below the repository of the first recipe that has an option, spelled with dashes."""
+    for path in sorted(ROOT.glob("egs/*/conf/recipe.yaml")):
+        if option.replace("-", "_") in config.load_recipe(path).options:
+            return path.parent.parent.relative_to(ROOT).as_posix()
+    return None
+
+
+def check_jobs(cmd: str, device: str) -> None:
+    """Refuse a runner that is not there and, where it runs jobs on this machine, a device that is not.
+
+    Args:
+        cmd: how jobs are run, see cmd.sh.
+        device: of neural systems; torch is imported for any but "cpu".
+
+    Raises:
+        UserError: if one of them cannot serve.
+    """
+    runner = (cmd.split() or [""])[0]
+    if shutil.which(str(ROOT / runner) if runner.startswith("utils/") else runner) is None:
+        expected = "utils/run.py, or utils/slurm.py and its options, or a program of your own"
+        raise UserError(f"--cmd '{cmd}': there is no '{runner}'", expected=expected)
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.device(device)  # spelled right
+        if runner == "utils/run.py":
+            torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        said = next(iter(str(error).splitlines()), "not usable")
+        raise UserError(f"--device {device}: {said}", expected="cpu, or a GPU as cuda or cuda:1") from None
 
 
 def check(recipe: Recipe, root: Path) -> None:
@@ -69,12 +109,18 @@ def check(recipe: Recipe, root: Path) -> None:
     for name in recipe.systems:
         system = config.load_system(recipe, name, root)
         if not (system.lower_bound or system.imported):
-            registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
-            registry.resolve(registry.TARGETS, "target policy", system.target.policy)(**system.target.params)
+            target = system.target
+            with about(f"system '{name}'"):
+                registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
+                registry.resolve(registry.TARGETS, "target policy", target.policy)(**target.params)
+        if system.train is not None:
+            check_training(system.train, root)
+    chosen_tokens(recipe, root)
     for name in recipe.evaluators:
         evaluator = config.load_evaluator(recipe, name, root)
         plugin = registry.resolve(registry.EVALUATORS, "evaluator", evaluator.evaluator)
-        registry.construct(plugin, evaluator.params, name)
+        with about(f"evaluator '{name}'"):
+            registry.construct(plugin, evaluator.params, name)
         if evaluator.train is not None:
             config.load_yaml(config.conf_file(root, "train", evaluator.train))
         if evaluator.start != "scratch":
@@ -88,11 +134,14 @@ def main(argv: list[str]) -> None:
     """Resolve, check and save."""
     parser = recipe_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="effective recipe to write")
+    parser.add_argument("--cmd", default="utils/run.py", help="how jobs are run, to be checked")
+    parser.add_argument("--device", default="cpu", help="of neural systems, to be checked")
     parser.add_argument("more", nargs="*", help="options of the recipe and their values")
     args = parser.parse_args(argv)
     options = config.load_recipe(args.config).options
     recipe = config.load_recipe(args.config, [*option_sets(args.more, options), *args.set])
     check(recipe, Path("."))
+    check_jobs(args.cmd, args.device)
     config.save(recipe, args.out)
     print(" ".join(recipe.systems))
 

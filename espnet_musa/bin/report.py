@@ -2,8 +2,9 @@
 
 python -m espnet_musa.bin.report --config exp/recipe.yaml
 
-Writes results.json and RESULTS.md into the recipe's directory, the page and the figures into exp/report, and prints
-the summary. Run it in the recipe's directory.
+Writes the page and the figures into exp/report and prints the summary. results.json and RESULTS.md go into the recipe's
+directory, or into exp/report if the systems or evaluators are not those of conf/recipe.yaml. Run it in the recipe's
+directory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ def main(argv: list[str]) -> None:
     results, files = build(*load(recipe_parser(__doc__).parse_args(argv)))
     home = os.environ.get("CALLED_FROM", ".")  # the user's directory, which the driver has left
     print("\n" + text_table(results, [Path(os.path.relpath(file, home)) for file in files]))
+    if results["partial"]:
+        print("Not the systems and evaluators of conf/recipe.yaml: the recipe's RESULTS.md stays as it was.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Stage 8, score: run the recipe's evaluators on one system.
+"""Stage 8, score: run the recipe's evaluators on one system; and probe its codec, if it has one of its own.
 
 python -m espnet_musa.bin.score --system b2_mcadams --config exp/recipe.yaml [--nj 2] [--device cuda]
 """
 
 from __future__ import annotations
 
+from ..pipeline.probe import probe
 from ..pipeline.score import score
 from .common import load, recipe_parser, run_verb
 
@@ -18,6 +19,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     recipe, root = load(args)
     score(recipe, root, args.system, jobs=args.nj, device=args.device, force=args.force)
+    probe(recipe, root, args.system, device=args.device, force=args.force)
 
 
 if __name__ == "__main__":

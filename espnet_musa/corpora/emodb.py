@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from ..data.datadir import write_datadir
 from ..errors import Problems, UserError, suggest
 from ..log import get_logger
 from ..seed import generator
+from . import common
+from .common import Sets, require_dir, tables, write_sets
 from .trial_rule import cross_product
 
 log = get_logger(__name__)
@@ -45,13 +45,10 @@ _NAME = re.compile(r"(\d\d)([a-z]\d\d)([A-Z])([a-z])")
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One file: speaker (two digits), sentence (a key of `TEXTS`), emotion (a value of `EMOTIONS`)."""
+class Recording(common.Recording):
+    """One file of a speaker (two digits); the session is the sentence (a key of `TEXTS`); a value of `EMOTIONS`."""
 
-    path: Path
-    speaker: str
-    text: str
-    emotion: str
+    emotion: str = ""
 
 
 def prepare(out: Path, *, root: Path, classes: str = "vpc", seed: int = 0) -> list[str]:
@@ -82,10 +79,8 @@ def prepare(out: Path, *, root: Path, classes: str = "vpc", seed: int = 0) -> li
     emotions = {"utt2emo": {utt: corpus[utt].emotion for utt in some}}
     notes = f"emotions: {' '.join(CLASSES[classes])}"
     meta = {"corpus": "emodb", "role": "utility", "split": "test", "notes": notes}
-    sets = {"emodb": (_tables(corpus, some) | emotions, meta)} | _verification(corpus, seed)
-    for name, (tables, entry) in sets.items():
-        write_datadir(Path(out) / name, tables, entry)
-    return list(sets)
+    main = tables(corpus, some, GENDERS, "de") | emotions
+    return write_sets(out, {"emodb": (main, meta)} | _verification(corpus, seed))
 
 
 def read_corpus(root: Path) -> dict[str, Recording]:
@@ -94,9 +89,7 @@ def read_corpus(root: Path) -> dict[str, Recording]:
     Raises:
         UserError: see `prepare`.
     """
-    if not root.is_dir():
-        near = suggest(root.name, (p.name for p in root.parent.iterdir())) if root.parent.is_dir() else ""
-        raise UserError(f"no such directory{near}", path=root, expected="the EMO-DB corpus")
+    require_dir(root, "the EMO-DB corpus")
     folder = (root / "wav" if (root / "wav").is_dir() else root).resolve()
     corpus: dict[str, Recording] = {}
     problems = Problems()
@@ -112,7 +105,7 @@ def read_corpus(root: Path) -> dict[str, Recording]:
             problems.add(
                 f"also in {corpus[utt].path.name}", path=path, utt=utt, expected="one file an utterance"
             )
-        corpus[utt] = Recording(path, match[1], match[2], EMOTIONS[match[3]])
+        corpus[utt] = Recording(path, match[1], TEXTS[match[2]], match[2], EMOTIONS[match[3]])
     if not corpus and not problems:
         problems.add(
             "no .wav or .flac file is here", path=folder, hint="get EMO-DB from http://emodb.bilderbar.info"
@@ -121,23 +114,11 @@ def read_corpus(root: Path) -> dict[str, Recording]:
     return corpus
 
 
-def _tables(corpus: dict[str, Recording], utts: list[str]) -> dict[str, Any]:
-    """The Kaldi tables that all sets have."""
-    speakers = {corpus[utt].speaker for utt in utts}
-    return {
-        "wav.scp": {utt: str(corpus[utt].path) for utt in utts},
-        "utt2spk": {utt: corpus[utt].speaker for utt in utts},
-        "spk2gender": {spk: GENDERS[spk] for spk in speakers},
-        "text": {utt: TEXTS[corpus[utt].text] for utt in utts},
-        "utt2lang": dict.fromkeys(utts, "de"),
-    }
-
-
-def _verification(corpus: dict[str, Recording], seed: int) -> dict[str, tuple[dict, dict]]:
+def _verification(corpus: dict[str, Recording], seed: int) -> Sets:
     """Enrolment and trial sets; none, with a message, where too little of the corpus is there."""
     texts = enrolment_texts(corpus, seed)
-    enrolls = sorted(utt for utt, rec in corpus.items() if rec.text in texts and rec.emotion == "neu")
-    tried = {utt: rec.speaker for utt, rec in corpus.items() if rec.text not in texts}
+    enrolls = sorted(utt for utt, rec in corpus.items() if rec.session in texts and rec.emotion == "neu")
+    tried = {utt: rec.speaker for utt, rec in corpus.items() if rec.session not in texts}
     trials, used, kept = [], [], []
     for gender in ("f", "m"):
         own = {utt: spk for utt, spk in tried.items() if GENDERS[spk] == gender}
@@ -154,9 +135,12 @@ def _verification(corpus: dict[str, Recording], seed: int) -> dict[str, tuple[di
     notes = f"enrolment: neutral utterances of the sentences {' '.join(texts)}; trials: all emotions of the others"
     common = {"corpus": "emodb", "split": "test", "notes": notes}
     return {
-        "emodb_enrolls": (_tables(corpus, kept) | {"enrolls": sorted(kept)}, common | {"role": "enroll"}),
+        "emodb_enrolls": (
+            tables(corpus, kept, GENDERS, "de") | {"enrolls": sorted(kept)},
+            common | {"role": "enroll"},
+        ),
         "emodb_trials": (
-            _tables(corpus, used) | {"trials": trials},
+            tables(corpus, used, GENDERS, "de") | {"trials": trials},
             common | {"role": "trial", "enroll": "emodb_enrolls"},
         ),
     }
@@ -167,8 +151,8 @@ def enrolment_texts(corpus: dict[str, Recording], seed: int) -> tuple[str, ...]:
     neutral: dict[str, list[str]] = {}  # speaker -> sentences of its neutral utterances
     for rec in corpus.values():
         if rec.emotion == "neu":
-            neutral.setdefault(rec.speaker, []).append(rec.text)
-    texts = sorted({rec.text for rec in corpus.values()})
+            neutral.setdefault(rec.speaker, []).append(rec.session)
+    texts = sorted({rec.session for rec in corpus.values()})
     choices = list(combinations(texts, min(ENROLL_TEXTS, len(texts) // 2)))
     worst = [
         min((sum(text in choice for text in own) for own in neutral.values()), default=0)

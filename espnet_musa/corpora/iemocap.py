@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.datadir import write_datadir
 from ..errors import Problems, UserError, suggest
 from ..log import get_logger
+from . import common
+from .common import find_tree, listed, write_sets
 from .vpc_lists import plain_text
 
 log = get_logger(__name__)
@@ -37,14 +38,10 @@ _EVENT = re.compile(r"\[([^\]]*)\]")  # [LAUGHTER], [BREATHING], ...
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One turn: its file, speaker (`Ses01F`), session (`1`), label as the corpus has it, and words."""
+class Recording(common.Recording):
+    """One turn of a speaker (`Ses01F`) in a session (`1`), with its label as the corpus has it."""
 
-    path: Path
-    speaker: str
-    session: str
-    label: str
-    text: str
+    label: str = ""
 
 
 def prepare(out: Path, *, root: Path, dev_speakers: list[str] | None = None) -> list[str]:
@@ -64,7 +61,10 @@ def prepare(out: Path, *, root: Path, dev_speakers: list[str] | None = None) -> 
             words, another number of utterances in the whole corpus), or the assignment is not one of each session;
             nothing has been written then.
     """
-    tree = find_tree(Path(root))
+    tree = find_tree(
+        Path(root), "IEMOCAP", ["IEMOCAP_full_release"], [f"Session{s}" for s in SESSIONS], layout=LAYOUT,
+        hint="IEMOCAP is licensed: https://sail.usc.edu/iemocap",
+    )  # fmt: skip
     sessions = [s for s in SESSIONS if (tree / f"Session{s}").is_dir()]
     corpus = {}
     problems = Problems()
@@ -73,7 +73,7 @@ def prepare(out: Path, *, root: Path, dev_speakers: list[str] | None = None) -> 
     problems.raise_if_any()
     used = {utt: rec for utt, rec in corpus.items() if rec.label in CLASSES}
     _check_count(tree, sessions, len(used))
-    dev = assignment(sessions, dev_speakers)
+    dev = assignment(sessions, listed(dev_speakers))
     chosen = {
         "dev": sorted(utt for utt, rec in used.items() if rec.speaker in dev),
         "test": sorted(utt for utt, rec in used.items() if rec.speaker not in dev),
@@ -82,29 +82,12 @@ def prepare(out: Path, *, root: Path, dev_speakers: list[str] | None = None) -> 
         if not utts:
             raise UserError(f"no utterance of the four emotions for IEMOCAP_{split}", path=tree)
     how = "given" if dev_speakers else "by rule, not the organisers'"
-    for split, utts in chosen.items():
-        notes = f"four classes, excitement counted as happiness; development speakers {' '.join(sorted(dev))} ({how})"
-        meta = {"corpus": "iemocap", "role": "utility", "split": split, "notes": notes}
-        write_datadir(Path(out) / f"IEMOCAP_{split}", _tables(used, utts), meta)
-    return [f"IEMOCAP_{split}" for split in chosen]
-
-
-def find_tree(root: Path) -> Path:
-    """The directory with the sessions: `root`, or `IEMOCAP_full_release/` in it.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if not root.is_dir():
-        near = suggest(root.name, (p.name for p in root.parent.iterdir())) if root.parent.is_dir() else ""
-        raise UserError(f"no such directory{near}", path=root, expected="the IEMOCAP corpus")
-    for tree in (root, root / "IEMOCAP_full_release"):
-        if any((tree / f"Session{session}").is_dir() for session in SESSIONS):
-            return tree.resolve()
-    raise UserError(
-        "none of the sessions of IEMOCAP is here", path=root, expected=LAYOUT,
-        hint="IEMOCAP is licensed: https://sail.usc.edu/iemocap",
-    )  # fmt: skip
+    notes = (
+        f"four classes, excitement counted as happiness; development speakers {' '.join(sorted(dev))} ({how})"
+    )
+    meta = {"corpus": "iemocap", "role": "utility", "notes": notes}
+    sets = {f"IEMOCAP_{s}": (_tables(used, utts), meta | {"split": s}) for s, utts in chosen.items()}
+    return write_sets(out, sets)
 
 
 def assignment(sessions: list[str], dev_speakers: list[str] | None = None) -> set[str]:
@@ -157,7 +140,7 @@ def read_session(path: Path, session: str, problems: Problems) -> dict[str, Reco
             problems.add("no transcript", path=where, line=line, utt=utt)
         else:
             match = _UTT.fullmatch(utt)
-            found[utt] = Recording(audio[utt], match[1] + match[3], session, label, texts.get(utt, ""))
+            found[utt] = Recording(audio[utt], match[1] + match[3], texts.get(utt, ""), session, label)
     return found
 
 
@@ -208,13 +191,9 @@ def normalize(text: str) -> str:
 def _tables(corpus: dict[str, Recording], utts: list[str]) -> dict[str, Any]:
     """The Kaldi tables of some utterances."""
     speakers = {corpus[utt].speaker: corpus[utt].session for utt in utts}
-    return {
-        "wav.scp": {utt: str(corpus[utt].path) for utt in utts},
-        "utt2spk": {utt: corpus[utt].speaker for utt in utts},
-        "spk2gender": {spk: spk[-1].lower() for spk in speakers},
+    return common.tables(corpus, utts, {spk: spk[-1].lower() for spk in speakers}, "en") | {
         "spk2fold": speakers,
         "utt2emo": {utt: CLASSES[corpus[utt].label] for utt in utts},
         "text": {utt: normalize(corpus[utt].text) for utt in utts},
         "text_no_norm": {utt: corpus[utt].text for utt in utts},
-        "utt2lang": dict.fromkeys(utts, "en"),
     }

@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..seed import generator
 
 SAME_SESSION_SHARE = 0.3  # share of the utterances enrolled where a speaker has a single session
+NAMED = 20  # speakers that a note lists at most
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def select(
         if same_session:
             notes.append(
                 f"gender {gender}: same-session trials (a single session, its first utterances enrolled) for "
-                f"{len(same_session)} speaker(s): {' '.join(same_session)}"
+                f"{len(same_session)} speaker(s): {' '.join(same_session[:NAMED])}"
+                f"{' ...' if len(same_session) > NAMED else ''}"
             )
     return Selection(sorted(enrolls), trials, trial_utts, notes)
 

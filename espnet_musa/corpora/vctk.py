@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.datadir import write_datadir
 from ..errors import Problems, UserError
 from ..log import get_logger, progress
 from ..seed import generator
+from . import common
+from .common import Sets, check_genders, find_tree, read_genders, require_dir, write_sets
 from .trial_rule import cross_product
-from .vpc_lists import plain_text, read_sets, require_dir
+from .vpc_lists import plain_text, read_sets
 
 log = get_logger(__name__)
 
@@ -51,13 +52,10 @@ _NAME = re.compile(r"([ps]\d+)_(\d{3})_mic2")
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One utterance: its file, speaker, number of its sentence, and transcript as the corpus writes it."""
+class Recording(common.Recording):
+    """One utterance; the transcript is as the corpus writes it, `sentence` is the number of its sentence."""
 
-    path: Path
-    speaker: str
-    sentence: int
-    text: str
+    sentence: int = 0
 
 
 def _metas(split: str) -> dict[str, dict[str, Any]]:
@@ -90,9 +88,12 @@ def prepare(out: Path, *, root: Path, vpc_lists: Path | None = None, seed: int =
         UserError: if the corpus, its speaker table, its transcripts or the lists are not as described; nothing has
             been written then.
     """
-    tree = find_tree(Path(root))
-    gender = read_speakers(tree / "speaker-info.txt")
-    sets: dict[str, tuple[dict, dict]] = {}
+    tree = find_tree(
+        Path(root), "VCTK 0.92", ["VCTK-Corpus-0.92"], [AUDIO], layout=LAYOUT,
+        hint="get version 0.92 from https://doi.org/10.7488/ds/2645; older versions lack microphone 2",
+    )  # fmt: skip
+    gender = read_genders(tree / "speaker-info.txt", _row, "ID AGE GENDER (F or M) ...")
+    sets: Sets = {}
     problems = Problems()
     if vpc_lists is not None:
         for listed in _read_lists(Path(vpc_lists)):
@@ -106,49 +107,13 @@ def prepare(out: Path, *, root: Path, vpc_lists: Path | None = None, seed: int =
             sets |= _rule_sets(split, corpus, gender, seed)
         if not sets:
             raise UserError("too few speakers and utterances for trials", path=tree, expected=LAYOUT)
-    for name, (tables, meta) in sets.items():
-        write_datadir(Path(out) / name, tables, meta)
-    return list(sets)
+    return write_sets(out, sets)
 
 
-def find_tree(root: Path) -> Path:
-    """The directory with the audio: `root`, or `VCTK-Corpus-0.92/` in it.
-
-    Raises:
-        UserError: if there is none.
-    """
-    require_dir(root, "the VCTK corpus", "https://doi.org/10.7488/ds/2645")
-    for tree in (root, root / "VCTK-Corpus-0.92"):
-        if (tree / AUDIO).is_dir():
-            return tree.resolve()
-    raise UserError(
-        "VCTK 0.92 is not here", path=root, expected=LAYOUT,
-        hint="get version 0.92 from https://doi.org/10.7488/ds/2645; older versions lack microphone 2",
-    )  # fmt: skip
-
-
-def read_speakers(path: Path) -> dict[str, str]:
-    """Gender of every speaker, `f` or `m`, from the corpus's table `ID AGE GENDER ACCENTS REGION COMMENTS`.
-
-    Raises:
-        UserError: if the table is missing, or a line is malformed or names a speaker again.
-    """
-    if not path.is_file():
-        raise UserError("the speaker table is missing", path=path, hint="it comes with the corpus")
-    problems = Problems()
-    gender: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        fields = line.split()
-        if not fields or fields[0] == "ID":
-            continue
-        if len(fields) < 3 or fields[2] not in ("F", "M"):
-            problems.add(f"bad line '{line}'", path=path, line=number, expected="ID AGE GENDER (F or M) ...")
-        elif fields[0] in gender:
-            problems.add(f"speaker {fields[0]} occurs twice", path=path, line=number)
-        else:
-            gender[fields[0]] = fields[2].lower()
-    problems.raise_if_any()
-    return gender
+def _row(line: str) -> tuple[str, str] | None:
+    """Speaker and gender in a line of the speaker table."""
+    speaker, _, gender, *_ = line.split()
+    return None if speaker == "ID" else (speaker, gender)
 
 
 def scan(
@@ -158,10 +123,9 @@ def scan(
     present = [spk for spk in sorted(speakers) if (tree / AUDIO / spk).is_dir()]
     if len(present) < len(speakers):
         log.info("a part of VCTK: %d of %d speakers", len(present), len(speakers))
+    check_genders(present, gender, tree / "speaker-info.txt", problems)
     corpus: dict[str, Recording] = {}
     for spk in progress(present, total=len(present), desc="vctk"):
-        if spk not in gender:
-            problems.add(f"speaker {spk} has no gender", path=tree / "speaker-info.txt")
         for file in sorted((tree / AUDIO / spk).glob("*_mic2.flac")):
             match = _NAME.fullmatch(file.stem)
             if not match or match[1] != spk:
@@ -173,7 +137,7 @@ def scan(
                 text = " ".join(transcript.read_text(encoding="utf-8", errors="replace").split())
             if not plain_text(text):
                 problems.add("no transcript", path=transcript, utt=file.stem)
-            corpus[file.stem] = Recording(file, spk, int(match[2]), text)
+            corpus[file.stem] = Recording(file, spk, text, sentence=int(match[2]))
         if not any(rec.speaker == spk for rec in corpus.values()):
             problems.add("no audio of microphone 2", path=tree / AUDIO / spk, expected=LAYOUT)
     return corpus
@@ -181,13 +145,9 @@ def scan(
 
 def _tables(corpus: dict[str, Recording], utts: list[str], gender: dict[str, str]) -> dict[str, Any]:
     """The Kaldi tables of some utterances."""
-    return {
-        "wav.scp": {utt: str(corpus[utt].path) for utt in utts},
-        "utt2spk": {utt: corpus[utt].speaker for utt in utts},
-        "spk2gender": {corpus[utt].speaker: gender[corpus[utt].speaker] for utt in utts},
+    return common.tables(corpus, utts, gender, "en") | {
         "text": {utt: plain_text(corpus[utt].text) for utt in utts},
         "text_no_norm": {utt: corpus[utt].text for utt in utts},
-        "utt2lang": dict.fromkeys(utts, "en"),
     }
 
 
@@ -204,16 +164,14 @@ def draw_enrolment(corpus: dict[str, Recording], seed: int) -> list[str]:
     return sorted(enrolls)
 
 
-def _rule_sets(
-    split: str, corpus: dict[str, Recording], gender: dict[str, str], seed: int
-) -> dict[str, tuple[dict, dict]]:
+def _rule_sets(split: str, corpus: dict[str, Recording], gender: dict[str, str], seed: int) -> Sets:
     """The sets of a split by rule; none where no gender has target and non-target trials."""
     enrolls = draw_enrolment(corpus, seed)
     enrolled, rest = {corpus[utt].speaker for utt in enrolls}, corpus.keys() - set(enrolls)
     notes = {
         "notes": "by rule: speakers of VoicePrivacy 2022, enrolment utterances drawn, all pairs of a gender"
     }
-    sets: dict[str, tuple[dict, dict]] = {}
+    sets: Sets = {}
     for name, meta in LISTS[split].items():
         if meta["role"] == "enroll":
             continue
@@ -248,12 +206,10 @@ def _read_lists(root: Path) -> list[dict[str, dict[str, Any]]]:
     return [read_sets(root, LISTS[split], ("utt2spk", "spk2gender", "text")) for split in splits]
 
 
-def _listed_sets(
-    listed: dict[str, dict[str, Any]], corpus: dict[str, Recording], problems: Problems
-) -> dict[str, tuple[dict, dict]]:
+def _listed_sets(listed: dict[str, dict[str, Any]], corpus: dict[str, Recording], problems: Problems) -> Sets:
     """The organisers' sets of a split, with this tree's audio."""
     metas = LISTS["dev"] | LISTS["test"]
-    sets = {}
+    sets: Sets = {}
     for name, tables in listed.items():
         utts = tables["utt2spk"]
         for utt in sorted(utts.keys() - corpus.keys()):

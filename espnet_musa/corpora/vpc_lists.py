@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import config
-from ..data.datadir import DataDir, write_datadir
+from ..data.datadir import DataDir
 from ..data.trials import read_trials
-from ..errors import Problems, UserError, suggest
+from ..errors import Problems, UserError
 from ..log import get_logger
+from .common import require_dir, write_sets
 from .download import fetch
 from .trial_rule import Trial
 
@@ -176,11 +177,8 @@ def prepare_vpc_data(out: Path, root: Path) -> list[str]:
         if PREPARED[name]["role"] == "attack_train":
             _undo_sessions(tables)
     problems.raise_if_any()
-    for name, tables in sets.items():
-        write_datadir(
-            out / name, tables, PREPARED[name] | {"notes": "as prepared by the VoicePrivacy organisers"}
-        )
-    return present
+    notes = {"notes": "as prepared by the VoicePrivacy organisers"}
+    return write_sets(out, {name: (own, PREPARED[name] | notes) for name, own in sets.items()})
 
 
 def _resolve_audio(scp: dict[str, str], path: Path, base: Path, problems: Problems) -> None:
@@ -208,10 +206,3 @@ def _undo_sessions(tables: dict[str, Any]) -> None:
         if name in tables:
             tables[name] = {spk.split("-")[0]: value for spk, value in tables[name].items()}
     tables["utt2spk"] = {utt: spk.split("-")[0] for utt, spk in speakers.items()}
-
-
-def require_dir(root: Path, what: str, hint: str) -> None:
-    """Refuse a directory that is not there, saying `what` was expected."""
-    if not root.is_dir():
-        near = suggest(root.name, (p.name for p in root.parent.iterdir())) if root.parent.is_dir() else ""
-        raise UserError(f"no such directory{near}", path=root, expected=what, hint=hint)

@@ -103,7 +103,7 @@ class DataDir:
         if contract not in CONTRACTS:
             raise UserError(f"unknown contract '{contract}'{suggest(contract, CONTRACTS)}")
         if not path.is_dir():
-            near = suggest(path.name, [p.name for p in path.parent.glob("*") if p.is_dir()])
+            near = suggest(path.name, [p.parent.name for p in path.parent.glob("*/utt2spk")])
             raise UserError(f"no such data directory{near}", path=path)
         problems = Problems(shown)
         tables = _read_tables(path, problems)

@@ -52,7 +52,8 @@ def read_weights(path: Path, hint: str) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for damaged files
-        raise UserError(f"not a checkpoint: {str(error).splitlines()[0]}", path=path, hint=hint) from error
+        said = next(iter(str(error).splitlines()), "the file is empty or cut")
+        raise UserError(f"not a checkpoint: {said}", path=path, hint=hint) from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise UserError("not a checkpoint of weights alone", path=path, expected="names and tensors")
     return state

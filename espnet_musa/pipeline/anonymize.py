@@ -6,6 +6,7 @@ what passes gets a name below `exp/<system>/data`, so original speech cannot sta
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,10 +21,12 @@ from ..data.audio import SILENCE, AudioFile, to_int16, write_pcm
 from ..data.datadir import DataDir
 from ..errors import UserError
 from ..log import get_logger
+from .batching import Batch, plan
 from .format import publish
 from .sharding import begun, choose_sets, missing, share, training_set, work
 
 log = get_logger(__name__)
+Job = tuple[Path, str, Callable[[], None]]  # file to make, utterance, what makes it; see `work`
 BLOCK = 1 << 19  # samples read at once from the temporary file
 LENGTH = 0.05  # largest relative difference in duration between an output and its input
 COPY = 0.9999  # absolute correlation with the input from which an output counts as a copy of it
@@ -33,19 +36,38 @@ class RejectedOutput(Exception):
     """What an anonymizer returned must not be published."""
 
 
-def build(system: System, device: str = "cpu") -> Anonymizer:
+def build(system: System, device: str = "cpu", model: Path | None = None) -> Anonymizer:
     """The anonymizer of a system, ready to convert.
 
+    Args:
+        system: its configuration.
+        device: for models.
+        model: for a system that is trained and names no model of its own.
+
     Raises:
-        UserError: if the system has none (the lower bound, an import), or its parameters are wrong.
+        UserError: if the system has none (the lower bound, an import), its parameters are wrong, or its model is.
     """
     if system.imported:
         raise UserError("this system's speech was anonymized elsewhere; it cannot anonymize any")
     if system.anonymizer is None:
         raise UserError("this system is the original speech (lower bound); it anonymizes nothing")
-    anonymizer = registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
+    params = system.params if model is None else {**system.params, "model": str(model)}
+    anonymizer = registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**params)
     anonymizer.prepare(device)
     return anonymizer
+
+
+def trained_model(system: System, root: Path) -> Path | None:
+    """The model that stage 4 made for a system; None if the system needs none or names another in its parameters.
+
+    Raises:
+        UserError: if it is not trained.
+    """
+    if system.train is None or system.params.get("model"):
+        return None
+    place = root / "exp" / "models" / system.train
+    stamp.require(place, "train")
+    return place
 
 
 def plan_targets(
@@ -118,10 +140,24 @@ def convert(
     Raises:
         RejectedOutput: if the output is not an anonymized version of the input (see `spool`).
     """
+    write(anonymizer.convert_stream(source, target, rng), source, out, normalize=anonymizer.peak_normalize)
+
+
+def write(blocks: Iterable[np.ndarray], source: Source, out: Path, *, normalize: bool) -> None:
+    """Check an output against its input, then write it as a 16-bit WAV file.
+
+    Args:
+        blocks: (B,) float32, of the output.
+        source: the input.
+        out: file to make; it appears whole and checked, or not at all.
+        normalize: scale to the absolute peak `PEAK` and cut to 16 bit; else keep the level, but never clip, and round.
+
+    Raises:
+        RejectedOutput: see `spool`.
+    """
     with tempfile.SpooledTemporaryFile(max_size=1 << 24) as spooled:
-        peak = spool(anonymizer.convert_stream(source, target, rng), source, spooled)
-        normalize = anonymizer.peak_normalize
-        gain = PEAK / peak if normalize else min(1.0, PEAK / peak)  # never clip
+        peak = spool(blocks, source, spooled)
+        gain = PEAK / peak if normalize else min(1.0, PEAK / peak)
         write_pcm(out, read_back(spooled, gain, truncate=normalize), source.sample_rate)
 
 
@@ -131,6 +167,7 @@ class Run:
     def __init__(self, recipe: Recipe, root: Path, system_name: str, names: str = "") -> None:
         self.recipe, self.name = recipe, system_name
         self.system = config.load_system(recipe, system_name, root)
+        self.root = root
         self.base = root / "exp" / system_name / "data"
         roles = config.anonymized_roles(recipe, root)
         paths = choose_sets(root / "dump", roles, names, "format")
@@ -140,7 +177,8 @@ class Run:
 
     def plan(self, *, force: bool) -> None:
         """Plan all targets, then begin every set that is not up to date."""
-        build(self.system)
+        anonymizer = build(self.system, model=trained_model(self.system, self.root))
+        model = anonymizer.fingerprint()
         targets = plan_targets(self.recipe.seed, self.name, self.system, self.sets)
         for data in self.sets:
             fields = {
@@ -148,6 +186,7 @@ class Run:
                 "seed": self.recipe.seed,
                 "input": data.fingerprint,
                 "targets": config.digest(targets[data.name]),
+                **({} if model is None else {"model": model}),
             }
             partial = stamp.begin(self.base / data.name, "anonymize", fields, force=force)
             if partial is None:
@@ -163,24 +202,35 @@ class Run:
         todo = [data for data in self.sets if begun([self.base / data.name])]
         if not todo:
             return
-        anonymizer, jobs = build(self.system, device), []
-        for data in todo:
-            partial = stamp.partial_of(self.base / data.name)
-            targets = stamp.read_json(partial / ".targets.json")
-            for utt in data.utts:
-                file = partial / "wav" / f"{utt}.wav"
-                jobs.append((file, utt, self._job(anonymizer, data, utt, file, targets[utt])))
-        work(share(jobs, part), f"anonymize {self.name}")
+        anonymizer = build(self.system, device, trained_model(self.system, self.root))
+        batches = [batch for data in todo for batch in self._batches(anonymizer, data)]
+        work([job for batch in share(batches, part) for job in batch], f"anonymize {self.name}")
 
-    def _job(
-        self, anonymizer: Anonymizer, data: DataDir, utt: str, file: Path, target: Any
-    ) -> Callable[[], None]:
-        def make() -> None:
-            rng = seed.generator(self.recipe.seed, self.name, utt, "convert")
+    def _batches(self, anonymizer: Anonymizer, data: DataDir) -> Iterator[list[Job]]:
+        """Jobs of a set; those of a list are converted at once, by one process."""
+        partial = stamp.partial_of(self.base / data.name)
+        targets = stamp.read_json(partial / ".targets.json")
+        files = {utt: partial / "wav" / f"{utt}.wav" for utt in data.utts}
+
+        def rng(utt: str) -> np.random.Generator:
+            return seed.generator(self.recipe.seed, self.name, utt, "convert")
+
+        def read(utt: str) -> tuple[np.ndarray, Any, np.random.Generator]:
+            return data.load(utt), targets[utt], rng(utt)
+
+        def make(utt: str, batch: Batch | None) -> None:
             with AudioFile(data.audio_path(utt)) as source:
-                convert(anonymizer, source, file, target, rng)
+                if batch is None:
+                    convert(anonymizer, source, files[utt], targets[utt], rng(utt))
+                else:
+                    write(batch.blocks(utt), source, files[utt], normalize=anonymizer.peak_normalize)
 
-        return make
+        frames = {utt: round(s * anonymizer.sample_rate) for utt, s in data.table("utt2dur").items()}
+        for utts in plan(frames, anonymizer):
+            batch = (
+                Batch(anonymizer, utts, read, lambda utt: not files[utt].exists()) if len(utts) > 1 else None
+            )
+            yield [(files[utt], utt, functools.partial(make, utt, batch)) for utt in utts]
 
     def finish(self) -> None:
         """Check and publish every set that was begun."""

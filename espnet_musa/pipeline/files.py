@@ -10,7 +10,7 @@ import soundfile as sf
 
 from .. import config, registry, stamp
 from .. import seed as seeds
-from ..config import FormatConfig, System
+from ..config import ROOT, FormatConfig, System
 from ..data.audio import AudioFile
 from ..data.datadir import DataDir, Meta
 from ..errors import UserError
@@ -54,6 +54,33 @@ def pairs(source: Path, out: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
+def find_model(name: str, system: System, recipes: Path = ROOT / "egs") -> Path | None:
+    """The trained model of a system where there is no recipe to say it; None if it needs none or names its own.
+
+    Args:
+        name: of the system.
+        system: its configuration.
+        recipes: the directory of all recipes; one of them has trained the model.
+
+    Raises:
+        UserError: if none has, or several have.
+    """
+    if system.train is None or system.params.get("model"):
+        return None
+    found = [place for place in sorted(recipes.glob(f"*/exp/models/{system.train}")) if stamp.read(place)]
+    if len(found) == 1:
+        log.info("model: %s", found[0])
+        return found[0]
+    raise UserError(
+        f"system '{name}' needs the model of training '{system.train}', "
+        + (f"and {len(found)} recipes have trained it" if found else "and no recipe has trained it"),
+        path=recipes,
+        expected=f"one <recipe>/exp/models/{system.train}",
+        hint=f"train it (egs/<recipe>/run.sh --systems {name} --stop-stage train), or name one: "
+        f"--set {name}.params.model=<directory, zip or hub id>",
+    )
+
+
 def anonymize_files(
     name: str, system: System, source: Path, out: Path, *, seed: int, device: str, channels: str, force: bool
 ) -> None:
@@ -82,7 +109,7 @@ def anonymize_files(
             "the targets of %s are a published constant, whatever the seed: to compare, not to protect; "
             "--set %s.target.policy=uniform draws secret ones", name, name,
         )  # fmt: skip
-    anonymizer = build(system, device)
+    anonymizer = build(system, device, find_model(name, system))
     settings = replace(FormatConfig(), channels=channels, min_rate=8000)
 
     def job(identity: str, given: Path, made: Path):
@@ -99,6 +126,8 @@ def anonymize_files(
         return make
 
     fields = {"system": config.digest(config.to_dict(system)), "seed": seed, "channels": channels}
+    if (model := anonymizer.fingerprint()) is not None:
+        fields["model"] = model
     record = (
         out / ".anonymized.json" if source.is_dir() else None
     )  # what the files of a folder were made with

@@ -26,11 +26,16 @@ LENT = {
 DOWNLOAD = "download"  # value of a path option that a preparer can fetch by itself
 
 
+class NoCorpus(UserError):
+    """No corpus is given; what is in data/ already may do."""
+
+
 def chosen(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Corpora of the recipe that are to be prepared: those whose `root` is given, or that need none.
 
     Raises:
-        UserError: for an unknown corpus or option, or if no corpus is left.
+        UserError: for an unknown corpus or option.
+        NoCorpus: if no corpus is left.
     """
     out, wanted = {}, []
     for name, options in recipe.corpora.items():
@@ -40,12 +45,19 @@ def chosen(recipe: Recipe) -> dict[str, dict[str, Any]]:
             if option not in known:
                 raise UserError(f"corpus '{name}' has no option '{option}'{suggest(option, known)}")
         if "root" in known and options.get("root") is None:
-            wanted.append(next((o for o, p in recipe.options.items() if p == f"corpora.{name}.root"), name))
+            wanted.append(option_of(recipe, name, "root") + " DIR")
         else:
             out[name] = {k: v for k, v in options.items() if v is not None}
     if not out:
-        raise UserError("no corpus is given", hint="one of " + ", ".join(f"--{o} DIR" for o in wanted))
+        hint = "data directories of your own go into data/: start with --stage format"
+        raise NoCorpus("no corpus is given", hint=f"one of {', '.join(wanted)}" if wanted else hint)
     return out
+
+
+def option_of(recipe: Recipe, corpus: str, key: str) -> str:
+    """What to type to set an option of a corpus: the recipe's own `--librispeech`, else `--set corpora...=`."""
+    path = f"corpora.{corpus}.{key}"
+    return next((f"--{name}" for name, sets in recipe.options.items() if sets == path), f"--set {path}=")
 
 
 def prepare(recipe: Recipe, root: Path, *, jobs: int, force: bool) -> None:

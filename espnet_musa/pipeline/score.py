@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from .. import config, registry, stamp
+from .. import config, models, registry, stamp
 from ..config import EvaluatorConfig, Recipe
 from ..data.datadir import DataDir, list_sets
 from ..errors import UserError
@@ -88,6 +88,9 @@ def score(recipe: Recipe, root: Path, system_name: str, *, jobs: int, device: st
         }
         if train is not None:
             fields["train"] = train.fingerprint
+        published = settings.params.get("model")  # a checkpoint that the recipe did not train
+        if published not in (None, "recipe"):
+            fields["checkpoint"] = models.fingerprint(published)
         out = root / "exp" / system_name / "score" / name
         if (stamp.read(out) or {}).get("fields") == fields:
             log.info("score: %s, %s: up to date", system_name, name)

@@ -17,7 +17,7 @@ from ..config import Recipe
 from ..data.datadir import SAMPLE_RATE, DataDir, list_sets
 from ..data.table import write_text
 from ..errors import UserError
-from . import examples, figures, html, markdown, scores, tables
+from . import examples, figures, html, identity, markdown, scores, tables
 from .html import Plot, Sample, Version
 from .results import collect
 
@@ -29,7 +29,8 @@ def build(recipe: Recipe, recipe_dir: Path) -> tuple[dict[str, Any], list[Path]]
 
     Args:
         recipe: what was run.
-        recipe_dir: where; gets `results.json`, `RESULTS.md` and `exp/report/`, each whole or not at all.
+        recipe_dir: where; gets `exp/report/`, and `results.json` and `RESULTS.md`, each whole or not at all. The two
+            are about the systems and evaluators of its `conf/recipe.yaml`; a run of others has them in `exp/report/`.
 
     Returns:
         the results and the files for people.
@@ -39,21 +40,28 @@ def build(recipe: Recipe, recipe_dir: Path) -> tuple[dict[str, Any], list[Path]]
     """
     results = collect(recipe, recipe_dir)
     out = recipe_dir / "exp" / "report"
-    partial = stamp.begin(
+    making = stamp.begin(
         out, "report", _fields(recipe, recipe_dir, results), force=True
     )  # cheap, so never refused
-    if partial is not None:
+    if making is not None:
         started = time.monotonic()
-        (partial / "figures").mkdir(exist_ok=True)
-        plots = [_save(partial / "figures", *made) for made in _plots(results, recipe_dir)]
-        samples = _samples(recipe, recipe_dir, results, partial / "figures")
-        write_text(partial / "report.html", html.page(results, plots, samples))
+        (making / "figures").mkdir(exist_ok=True)
+        plots = [_save(making / "figures", *made) for made in _plots(results, recipe_dir)]
+        samples = _samples(recipe, recipe_dir, results, making / "figures")
+        write_text(making / "report.html", html.page(results, plots, samples))
+        if results["partial"]:
+            _write(making, results)
         counts = {"figures": len(plots), "examples": len(samples)}
         stamp.finish(out, "report", counts=counts, seconds=time.monotonic() - started)
-    stamp.write_json(recipe_dir / "results.json", results)
-    write_text(recipe_dir / "RESULTS.md", markdown.render(results))
-    files = [recipe_dir / "RESULTS.md", recipe_dir / "results.json", out / "figures", out / "report.html"]
-    return results, files
+    if not results["partial"]:
+        _write(recipe_dir, results)
+    place = out if results["partial"] else recipe_dir
+    return results, [place / "RESULTS.md", place / "results.json", out / "figures", out / "report.html"]
+
+
+def _write(place: Path, results: dict[str, Any]) -> None:
+    stamp.write_json(place / "results.json", results)
+    write_text(place / "RESULTS.md", markdown.render(results))
 
 
 def _fields(recipe: Recipe, recipe_dir: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +131,16 @@ def _plots(results: dict[str, Any], recipe_dir: Path) -> Iterator[tuple[str, str
             f"Similarity matrices of original and anonymized speakers of {name} for every system.",
             figures.similarity(panels),
         )  # fmt: skip
+    for one in results.get("probes", []):
+        for found in one["sets"]:
+            place = recipe_dir / "exp" / one["system"] / "probe" / f"{found['set']}.npz"
+            yield (
+                f"voices_{one['system']}_{found['set']}", "identity",
+                f"Embeddings of the codec of {one['system']} of speakers that it never saw ({found['set']} and its "
+                "enrolment), on a plane by t-SNE: the better it knows voices, the clearer the clusters.",
+                f"Map of the speaker embeddings of {found['set']}, coloured by speaker.",
+                figures.voice_maps([(one["system"], *identity.positions(place))]),
+            )  # fmt: skip
 
 
 def _similarity(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import reported, tables
+from . import provenance, reported, tables
 from .reported import Facts, Line, Source
 from .tables import Metrics, Row, Table
 
@@ -95,7 +95,7 @@ def _remarks(
     out = [f"Published: {source.origin}.", source.about]
     if counts:
         same = all(published.same(own) for published, own in counts)
-        facts = dict(tables.provenance(results))
+        facts = dict(provenance.facts(results))
         how = SAME_COUNTS if same else OTHER_DATA
         out.append(f"This run: commit {facts['commit']}, seed {facts['seed']}; {how}.")
     else:

@@ -194,6 +194,25 @@ def similarity(panels: Sequence[tuple[str, np.ndarray]]) -> Figure:
 
 
 @styled
+def voice_maps(panels: Sequence[tuple[str, np.ndarray, Sequence[str]]]) -> Figure:
+    """Speaker embeddings on a plane: a codec that knows speakers apart shows one cluster each.
+
+    As "MUSA: Multi-lingual speaker anonymization via serial disentanglement", figure 4.
+
+    Args:
+        panels: title, (N, 2) positions and N speakers.
+    """
+    figure, axes = _grid(len(panels), 3.8, 3.8, columns=2)
+    for ax, (title, plane, speakers) in zip(axes, panels, strict=True):
+        for number, speaker in enumerate(sorted(set(speakers))):
+            own = plane[np.array(speakers) == speaker]
+            ax.scatter(*own.T, s=14, color=f"C{number % 10}", marker="os^"[number // 10 % 3], label=speaker)
+        ax.set(xticks=[], yticks=[], title=title)
+        ax.legend(fontsize=6.5, markerscale=0.8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+@styled
 def privacy_utility(
     panels: Sequence[tuple[str, Sequence[Point], float | None]], systems: Sequence[str], utility: str
 ) -> Figure:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from . import comparison, markdown, tables
+from . import comparison, identity, provenance, tables
 from .tables import Row, Table
 
 POLICY = (
@@ -51,7 +51,7 @@ table.number { width: auto; }
 .number th[scope=colgroup] { text-align: center; }
 .bound > * { background: var(--bound); }
 .bound th:first-child { box-shadow: inset 3px 0 var(--bound-line); }
-.mark { display: block; font-weight: 400; font-size: .82rem; color: var(--soft); min-width: 12rem; max-width: 20rem; }
+.mark { display: block; font-weight: 400; font-size: .82rem; color: var(--soft); }
 .range { color: var(--soft); font-size: .85em; }
 .bar { display: block; height: 3px; width: 7rem; margin: .3rem 0 0 auto; border-radius: 2px; background: var(--line); }
 .bar i { display: block; height: 100%; border-radius: 2px; background: var(--bar); }
@@ -73,7 +73,7 @@ h3 .soft { font-weight: 400; }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
 code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; font-size: .9em; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: 0 0; } dd { margin-bottom: .6rem; }
-  dt { color: var(--soft); } th, td { padding: .4rem .45rem; } .mark { min-width: 7rem; }
+  dt { color: var(--soft); } th, td { padding: .4rem .45rem; }
   .number td, .number th.value { min-width: 0; } .plot img { min-width: 34rem; max-width: none; } }
 @media print { nav, audio { display: none; } body { max-width: none; } details > * { display: block; } }
 """
@@ -151,7 +151,7 @@ def _head(one: Table) -> str:
 
 
 def _row(one: Table, row: Row, before: tuple[str, ...]) -> str:
-    mark = f'<span class="mark">{escape(tables.LOWER_BOUND)}</span>'
+    mark = f'<span class="mark">{escape(tables.BOUND)}</span>'
     cells = ""
     for i, (heading, key) in enumerate(zip(one.keys, row.keys, strict=True)):
         again = row.keys[: i + 1] == before[: i + 1] and i + 1 < len(row.keys)
@@ -220,6 +220,18 @@ def _published(one: comparison.Comparison) -> str:
     return out + f'<ul class="soft">{remarks}</ul>\n'
 
 
+def _identity(results: dict[str, Any], plots: Sequence[Plot]) -> str:
+    """What the probe of trained codecs found."""
+    found = identity.table(results)
+    if not found.rows:
+        return ""
+    return (
+        f"<p>{escape(identity.ABOUT)}</p>"
+        + table(found, "Attackers' error by what is kept")
+        + _plots(plots, "identity")
+    )
+
+
 def _sections(
     results: dict[str, Any], plots: Sequence[Plot], samples: Sequence[Sample]
 ) -> list[tuple[str, str, str]]:
@@ -251,7 +263,7 @@ def _sections(
     more += f"<details><summary>All measurements</summary>{details}</details>\n"
     published = "".join(map(_published, comparison.compare(results)))
     systems = table(tables.systems(results), "Systems") + table(tables.evaluators(results), "Evaluators")
-    origin = _list([*tables.provenance(results), ("command", markdown.COMMAND)])
+    origin = _list([*provenance.facts(results), ("command", provenance.command(results))])
     found = [
         ("results", "Results", summary),
         ("listen", "Listen", listen),
@@ -259,6 +271,7 @@ def _sections(
         ("scores", "Scores", _plots(plots, "scores")),
         ("det", "Detection error trade-off", _plots(plots, "det")),
         ("similarity", "Voice similarity", _plots(plots, "similarity")),
+        ("identity", identity.TITLE, _identity(results, plots)),
         ("published", "Beside published numbers", published),
         ("details", "Details", more),
         ("data", "Data", table(tables.data(results), "Sets of this recipe")),

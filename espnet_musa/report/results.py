@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, config, registry, stamp
-from ..config import ROOT, Recipe
+from ..config import ROOT, EvaluatorConfig, Recipe
 from ..data.datadir import DataDir, list_sets
 from ..errors import Problems, UserError
 from ..evaluators.base import Metric
-from . import reported
+from . import identity, reported
 
 PACKAGES = (
     "espnet",
@@ -28,14 +28,19 @@ PACKAGES = (
     "matplotlib",
     "numba",
     "numpy",
+    "onnxruntime",
     "pocketsphinx",
     "pyworld",
     "resemblyzer",
+    "scikit-learn",
     "scipy",
     "sentencepiece",
     "soundfile",
+    "soxr",
     "speechbrain",
+    "speechmos",
     "torch",
+    "torchaudio",
     "transformers",
 )
 OWN = (":(exclude,glob)egs/*/RESULTS.md", ":(exclude,glob)egs/*/results.json")
@@ -78,7 +83,8 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         recipe_dir: holds `dump/` and `exp/`.
 
     Returns:
-        what `results.json` holds: recipe, seed, commit, versions, systems, evaluators, sets, metrics, reported.
+        what `results.json` holds: recipe, partial, seed, overrides, commit, versions, systems, evaluators, sets,
+        metrics, reported.
 
     Raises:
         UserError: naming every score that is missing, or made from something else than the recipe says, and the stage
@@ -92,10 +98,11 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         name: registry.resolve(registry.EVALUATORS, "evaluator", one.evaluator).kind
         for name, one in settings.items()
     }
+    trainings = {name: _training(one, recipe_dir) for name, one in settings.items()}
     sets = [DataDir.read(path) for path in list_sets(recipe_dir / "dump")]
     if not sets:
         raise UserError("no formatted sets", path=recipe_dir / "dump", hint="run stage 'format' first")
-    problems = Problems()
+    problems, models = Problems(), {}
     for name in recipe.systems:
         system = config.load_system(recipe, name, recipe_dir)
         facts = {
@@ -111,22 +118,83 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
             # Paired: nothing to compare originals with. Semi-informed: on originals the same as any attacker.
             if not (system.lower_bound and (kinds[evaluator] == "paired" or one.semi)):
                 wanted = {"config": config.digest(one.params), "seed": recipe.seed, "inputs": inputs}
+                if trainings[evaluator] is not None:
+                    place = recipe_dir / "exp" / (f"{name}/attacker" if one.semi else "attackers") / evaluator
+                    if place not in models:  # one of original speech serves all systems
+                        models[place] = _model(place, one.train, trainings[evaluator], problems)
+                    wanted |= models[place]
                 metrics += _read(recipe_dir, name, evaluator, wanted, problems)
+    probes = identity.load(recipe_dir, config.trained_systems(recipe, recipe_dir), problems)
     problems.raise_if_any()
     return {
         "recipe": recipe.name,
+        "partial": _partial(recipe, recipe_dir),
         "seed": recipe.seed,
+        "overrides": {
+            name: _portable(recipe.overrides[name])
+            for name in (*recipe.systems, *recipe.evaluators)
+            if name in recipe.overrides
+        },
         "commit": commit(),
         "versions": versions(),
         "systems": systems,
         "evaluators": [
-            {"name": name, "description": one.description, "kind": kinds[name], "attacker": one.attacker}
+            {
+                "name": name,
+                "description": one.description,
+                "kind": kinds[name],
+                "attacker": one.attacker,
+                "train": one.train,
+                "train_hash": trainings[name],
+            }
             for name, one in settings.items()
         ],
         "sets": [_describe(data) for data in sets],
+        "probes": probes,
         "metrics": metrics + _means(metrics, {data.name: data.meta.corpus for data in sets}),
         "reported": published,
     }
+
+
+def _partial(recipe: Recipe, recipe_dir: Path) -> bool:
+    """Whether a run has other systems or evaluators than `conf/recipe.yaml`, which the committed results are about."""
+    path = recipe_dir / "conf" / "recipe.yaml"
+    if not path.is_file():
+        return False
+    whole = config.load_recipe(path)
+    return any({*getattr(recipe, key)} != {*getattr(whole, key)} for key in ("name", "systems", "evaluators"))
+
+
+def _portable(value: Any) -> Any:
+    """A setting without the places of this machine: of an absolute path its last part."""
+    if isinstance(value, dict):
+        return {key: _portable(one) for key, one in value.items()}
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _again(stage: str, force: bool = False) -> str:
+    """What to type to have a stage done (again) for the systems and evaluators of this run."""
+    return f"run stage '{stage}': the same command with --stage {stage}{' --force true' if force else ''}"
+
+
+def _training(evaluator: EvaluatorConfig, recipe_dir: Path) -> str | None:
+    """Hash of the training configuration of an evaluator, None where stage 7 trains nothing for it."""
+    if evaluator.train is None:
+        return None
+    training = registry.resolve(registry.EVALUATORS, "evaluator", evaluator.evaluator).training()
+    path = config.conf_file(recipe_dir, "train", evaluator.train)
+    return config.digest(config.to_dict(config.load(training.config, path)))
+
+
+def _model(place: Path, train: str, wanted: str, problems: Problems) -> dict[str, str]:
+    """What a score's stamp says about a model of stage 7; one that was not trained as `wanted` is a problem."""
+    made = stamp.read(place)
+    if made is None:
+        problems.add("not trained", path=place, hint=_again("attack"))
+        return {}
+    if made["fields"]["config"] != wanted:
+        problems.add(f"trained otherwise than '{train}' says", path=place, hint=_again("attack", force=True))
+    return {"model": config.digest(made["fields"])}
 
 
 def _inputs(
@@ -147,15 +215,12 @@ def _inputs(
         place = recipe_dir / "exp" / system["name"] / "data" / data.name
         made = stamp.read(place)
         if made is None:
-            problems.add("not anonymized", path=place, hint="run stage 'anonymize'")
+            problems.add("not anonymized", path=place, hint=_again("anonymize"))
             continue
         changed = _changed(made["fields"], {"system": system["config_hash"], "seed": recipe.seed})
         if changed:
-            problems.add(
-                f"not this recipe's: differs in {changed}",
-                path=place,
-                hint="run stage 'anonymize' with --force true",
-            )
+            hint = _again("anonymize", force=True)
+            problems.add(f"not this recipe's: differs in {changed}", path=place, hint=hint)
         found[data.name][1] = DataDir.read(place).fingerprint
     return found
 
@@ -170,22 +235,22 @@ def _read(
 ) -> list[dict[str, Any]]:
     """The flattened metrics of one system and evaluator; a missing, foreign or outdated file is a problem."""
     place = recipe_dir / "exp" / system / "score" / evaluator
-    command = f"./run.sh --stage score --systems {system}"
     try:
         made = stamp.require(place, "score")
     except UserError:
-        hint = f"run stage 'score': {command}"
-        problems.add(f"system '{system}' is not scored by '{evaluator}'", path=place, hint=hint)
+        problems.add(f"system '{system}' is not scored by '{evaluator}'", path=place, hint=_again("score"))
         return []
     changed = _changed(made["fields"], wanted)
     if changed:
-        problems.add(f"not this recipe's: differs in {changed}", path=place, hint=f"{command} --force true")
+        hint = _again("score", force=True)
+        problems.add(f"not this recipe's: differs in {changed}", path=place, hint=hint)
     try:
         data = stamp.read_json(place / "metrics.json")
         found = [Metric.from_dict(values) for values in data["metrics"]]
         named = (data["system"], data["evaluator"])
     except (OSError, ValueError, KeyError, TypeError):
-        problems.add("missing or damaged", path=place / "metrics.json", hint=f"{command} --force true")
+        hint = f"remove {place}; {_again('score')}"
+        problems.add("missing or damaged", path=place / "metrics.json", hint=hint)
         return []
     if named != (system, evaluator):
         problems.add(f"is about {named}", path=place / "metrics.json", expected=f"{(system, evaluator)}")

@@ -38,14 +38,25 @@ KINDS = {
     "dnsmos_bak": Kind("background", 2, best=5.0),
     "utmos": Kind("UTMOS", 2, best=5.0),
     "dsys": Kind("D_sys", 3, privacy=True, meaning="linkability, 0 is unlinkable, 1 linked with certainty"),
-    "cllr": Kind("C_llr", 2, privacy=True, meaning="cost of the scores taken as evidence, 1 or more if worth nothing"),
-    "cllr_min": Kind("C_llr min", 3, privacy=True, best=1.0, meaning="cost after calibration, 1 discloses nothing"),
-    "zebra_population": Kind("ZEBRA population", 3, privacy=True, meaning="expected disclosure, 0 to 0.721 bit"),
+    "cllr": Kind(
+        "C_llr", 2, privacy=True, meaning="cost of the scores taken as evidence, 1 or more if worth nothing"
+    ),
+    "cllr_min": Kind(
+        "C_llr min", 3, privacy=True, best=1.0, meaning="cost after calibration, 1 discloses nothing"
+    ),
+    "zebra_population": Kind(
+        "ZEBRA population", 3, privacy=True, meaning="expected disclosure, 0 to 0.721 bit"
+    ),
     "zebra_individual": Kind(
-        "ZEBRA individual", 2, privacy=True, suffix=lambda value: f" ({tag(value)})",
+        "ZEBRA individual",
+        2,
+        privacy=True,
+        suffix=lambda value: f" ({tag(value)})",
         meaning="strongest evidence in a trial as a power of ten, categories 0 (none) and A (weak) to F",
     ),
-    "deid": Kind("De-ID", 2, privacy=True, best=1.0, meaning="1 if no voice resembles its original, 0 if all do"),
+    "deid": Kind(
+        "De-ID", 2, privacy=True, best=1.0, meaning="1 if no voice resembles its original, 0 if all do"
+    ),
     "gvd": Kind("G_VD", 2, meaning="gain of voice distinctiveness, 0 dB if voices are told apart as before"),
 }
 ATTACKERS = {
@@ -73,6 +84,9 @@ MORE_PRIVACY = (
     "every speaker is recognized."
 )
 LOWER_BOUND = "original speech: lower bound of privacy, not anonymized"
+BOUND = "lower bound"  # the same beside the system's name, once it has been said
+FEW = "†"  # behind an error rate of so few speakers that no interval can be given
+FEW_SPEAKERS = f"{FEW}: fewer than three speakers of a gender; the next one may change everything"
 INTERVALS = "Square brackets hold 95 % confidence intervals (bootstrap over speakers)."
 MEANS = (
     "Values are plain means of female and male where both were measured; (f) or (m) marks one measured alone."
@@ -122,6 +136,7 @@ def show(metric: dict[str, Any]) -> str:
     )  # + 0.0 turns -0.0 into 0.0
     suffix = kind(metric["name"]).suffix
     value += suffix(metric["value"]) if suffix else ""
+    value += f" {FEW}" if metric.get("few") else ""
     return value if low is None or high is None else f"{value} [{low}, {high}]"
 
 
@@ -142,14 +157,25 @@ def label(metric: dict[str, Any]) -> str:
 
 
 def shown(results: dict[str, Any]) -> Metrics:
-    """All metrics, each with its `attacker` (a key of `ATTACKERS`, or "").
+    """All metrics, each with its `attacker` (a key of `ATTACKERS`, or "") and whether its speakers are too `few`.
 
     All but repetitions: unprotected speech is the same for every system, so its row has it alone.
     """
     bound = {s["name"] for s in results["systems"] if s["lower_bound"]}
     semi = {e["name"] for e in results["evaluators"] if e.get("attacker") == "semi"}
+    eers = [m for m in results["metrics"] if m["name"] == "eer"]
+    few = {(m["evaluator"], m["set"], m["group"]) for m in eers if m["n"].get("speakers", 3) < 3}
+    few |= {  # the mean of two genders is as uncertain as either
+        (m["evaluator"], m["set"], "avg")
+        for m in eers
+        if any((m["evaluator"], part, g) in few for part in m["parts"] or [m["set"]] for g in "fm")
+    }
     return [
-        {**m, "attacker": "semi" if m["condition"] == "aa" and m["evaluator"] in semi else m["condition"]}
+        {
+            **m,
+            "attacker": "semi" if m["condition"] == "aa" and m["evaluator"] in semi else m["condition"],
+            "few": m["name"] == "eer" and (m["evaluator"], m["set"], m["group"]) in few,
+        }
         for m in results["metrics"]
         if m["condition"] != "oo" or not bound or m["system"] in bound
     ]
@@ -180,12 +206,14 @@ def _order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
     """Sort key of rows and columns: as the recipe lists systems and evaluators."""
     systems = [s["name"] for s in results["systems"]]
     evaluators = [e["name"] for e in results["evaluators"]]
+    kinds = list(KINDS)
     groups = ("avg", "all", "f", "m", "x")
 
     def key(m: dict[str, Any]) -> tuple:
         group = groups.index(m["group"]) if m["group"] in groups else len(groups)
         return (
-            m["split"], m["set"], systems.index(m["system"]), evaluators.index(m["evaluator"]), m["name"],
+            m["split"], m["set"], systems.index(m["system"]), evaluators.index(m["evaluator"]),
+            kinds.index(m["name"]) if m["name"] in kinds else len(kinds), m["name"],
             list(ATTACKERS).index(m["attacker"]) if m["attacker"] in ATTACKERS else -1, group,
         )  # fmt: skip
 
@@ -337,8 +365,13 @@ def systems(results: dict[str, Any]) -> Table:
 
 def evaluators(results: dict[str, Any]) -> Table:
     """The evaluators."""
-    rows = [Row((e["name"],), [e["description"]]) for e in results["evaluators"]]
-    return Table(("evaluator",), [("what it measures",)], rows, numeric=False)
+    heads, rows = [("what it measures",)], [[e["description"]] for e in results["evaluators"]]
+    if any(e.get("train") for e in results["evaluators"]):
+        heads.append(("trained with (configuration)",))
+        for e, row in zip(results["evaluators"], rows, strict=True):
+            row.append(f"{e['train']} ({e['train_hash']})" if e["train"] else NONE)
+    names = [(e["name"],) for e in results["evaluators"]]
+    return Table(("evaluator",), heads, list(map(Row, names, rows)), numeric=False)
 
 
 def attackers(results: dict[str, Any]) -> list[tuple[str, str]]:
@@ -350,21 +383,13 @@ def attackers(results: dict[str, Any]) -> list[tuple[str, str]]:
 def remarks(results: dict[str, Any]) -> list[str]:
     """What a reader of the numbers must know: explanations that apply, then the notes of the metrics."""
     found = shown(results)
-    out = [MEANS] if any(m["group"] == "avg" for m in found) else []
+    out = [f"{s['name']} is the {LOWER_BOUND}." for s in results["systems"] if s["lower_bound"]]
+    out += [MEANS] if any(m["group"] == "avg" for m in found) else []
     if any(m["low"] is not None for m in found):
         out.append(INTERVALS)
+    if any(m["few"] for m in found):
+        out.append(FEW_SPEAKERS + ".")
     kinds = [kind(name) for name in KINDS if any(m["name"] == name for m in found)]
     out += [f"{one.label}: {one.meaning}." for one in kinds if one.meaning]
     notes = dict.fromkeys((m["evaluator"], m["notes"]) for m in found if m["notes"])
     return out + [f"{evaluator}: {note}." for evaluator, note in notes]
-
-
-def provenance(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where the numbers come from, as (name, value)."""
-    libraries = [f"{name} {version}" for name, version in sorted(results["versions"].items())]
-    return [
-        ("recipe", results["recipe"]),
-        ("seed", str(results["seed"])),
-        ("commit", results["commit"]),
-        ("versions", ", ".join(libraries)),
-    ]

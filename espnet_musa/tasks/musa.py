@@ -1,0 +1,110 @@
+"""MUSA as an ESPnet task; `python -m espnet_musa.tasks.musa` takes the options of ESPnet's training commands.
+
+Stage 4 calls it with data files that it writes (`pipeline/train.py`). Besides ESPnet's keys a training configuration
+may hold `segment_length`; `codec_conf` are the keyword arguments of `MusaCodec`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from espnet2.gan_codec.abs_gan_codec import AbsGANCodec
+from espnet2.gan_codec.espnet_model import ESPnetGANCodecModel
+from espnet2.tasks.gan_codec import GANCodecTask
+from espnet2.train.class_choices import ClassChoices
+from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.train.distributed_utils import get_rank
+from torch import Tensor
+
+from ..codec.musa import MusaCodec
+from .preprocessor import IGNORED, MusaPreprocessor
+from .trainer import MusaTrainer, logging_to
+
+codec_choices = ClassChoices("codec", classes={"musa": MusaCodec}, type_check=AbsGANCodec, default="musa")
+
+# ESPnet's defaults are made for recognition: batches sorted by length and cut to it, attention plots, clipping.
+DEFAULTS = {
+    "batch_type": "unsorted",
+    "shuffle_within_batch": True,  # new batches in every epoch
+    "drop_last_iter": True,  # all of them full
+    "optim": "adamw",
+    "optim2": "adamw",
+    "grad_clip": 0.0,  # none (O25)
+    "unused_parameters": True,  # the turns of a step use different parts of the model
+    "best_model_criterion": [("valid", "rec", "min")],
+    "keep_nbest_models": [1],
+    "use_matplotlib": False,
+    "num_att_plot": 0,
+}
+
+
+class MusaModel(ESPnetGANCodecModel):
+    """ESPnet's codec model, which hands only `audio` on; this one hands on the whole batch."""
+
+    def forward(self, audio: Tensor, forward_generator: bool = True, **batch: Tensor) -> dict[str, Any]:
+        """The generator's or the discriminators' turn; see `MusaCodec.forward`."""
+        return self.codec(forward_generator=forward_generator, audio=audio, **batch)
+
+
+class MusaTask(GANCodecTask):
+    """Two optimizers (generator, discriminators), three inputs: audio, speaker ids and teacher tokens.
+
+    | name | ESPnet type | content |
+    |---|---|---|
+    | audio | sound | 16 kHz |
+    | sids | text_int | the speaker's number, 0 to n_speakers - 1 |
+    | semantic | kaldi_ark | teacher tokens, one a frame; may be absent where lambda_sem is 0 |
+    """
+
+    trainer = MusaTrainer
+    class_choices_list = [codec_choices]  # noqa: RUF012 (ESPnet's name and type)
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """ESPnet's options of a GAN codec, and the length of the crops; defaults that suit them."""
+        super().add_task_arguments(parser)
+        parser.add_argument("--segment_length", type=int, default=32000, help="samples of a crop")
+        parser.set_defaults(**DEFAULTS)
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> Callable[..., Any]:
+        """Crops of audio and tokens."""
+        return MusaPreprocessor(train, args.segment_length, args.codec_conf.get("n_speakers", 0))
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> CommonCollateFn:
+        """Integers are padded with a label that no loss counts; ESPnet's codec task pads with 0, a token."""
+        return CommonCollateFn(float_pad_value=0.0, int_pad_value=IGNORED)
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """Names of the inputs that must be there."""
+        return ("audio",) if inference else ("audio", "sids")
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        """Names of the inputs that may be there."""
+        return () if inference else ("semantic",)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> MusaModel:
+        """The model; without discriminators, ESPnet's trainer is told to skip their turn."""
+        codec = codec_choices.get_class(args.codec)(**args.codec_conf)
+        if not codec.adversarial:
+            args.skip_discriminator_prob = 1.0
+        return MusaModel(codec=codec, **args.model_conf)
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """One process of a training; the first one writes `<output_dir>/train.log`."""
+        rank = get_rank(args.dist_rank, args.dist_launcher) if args.distributed else 0
+        with logging_to(Path(args.output_dir)) if rank == 0 else nullcontext():
+            super().main_worker(args)
+
+
+if __name__ == "__main__":
+    MusaTask.main()
