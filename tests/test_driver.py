@@ -164,7 +164,7 @@ def test_stages_by_number_and_name_with_dashes_and_underscores(root):
     done = run(root, "--stage", "tokenize", "--stop-stage", "6")
     assert done.returncode == 0, done.stdout + done.stderr
     for text in (
-        "uses teacher tokens: nothing to do",
+        "learns from teacher tokens: nothing to do",
         "is trained: nothing to do",
         "is a variant of another",
     ):

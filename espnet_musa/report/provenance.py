@@ -32,8 +32,8 @@ def facts(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _assignments(values: dict[str, Any], before: str = "") -> Iterator[str]:
-    """`{"a": {"b": 1}}` as `a.b=1`, the form of --set."""
-    for name, value in values.items():
+    """`{"a": {"b": 1}}` as `a.b=1`, the form of --set; sorted, since a file of results does not keep their order."""
+    for name, value in sorted(values.items()):
         if isinstance(value, dict) and value:
             yield from _assignments(value, f"{before}{name}.")
         else:
