@@ -77,16 +77,6 @@ def _trial_sets(root: Path) -> list[tuple[DataDir, DataDir]]:
     return pairs
 
 
-def kept(quantizers: int) -> list[int]:
-    """Numbers of quantizers to decode from: the powers of two, and all.
-
-    >>> kept(8), kept(3)
-    ([1, 2, 4, 8], [1, 2, 3])
-    """
-    powers = [2**i for i in range(quantizers.bit_length()) if 2**i < quantizers]
-    return [*powers, quantizers]
-
-
 def _probe_set(
     generator: MusaGenerator, attacker: SpeakerEncoder, enroll: DataDir, trial: DataDir, out: Path
 ) -> dict[str, Any]:
@@ -107,7 +97,7 @@ def _probe_set(
             wav = torch.from_numpy(trial.load(utt))[None].to(device)
             codes, own = generator.encode(wav)
             embeddings[utt] = own[0].cpu().numpy()
-            for count in kept(len(codes)):
+            for count in range(1, len(codes) + 1):
                 for name, vector in zip(SPEAKERS, (own, None), strict=True):
                     made = generator.decode(codes[:count], vector)[0, : wav.shape[1]].cpu().numpy()
                     voices.setdefault((count, name), []).append(attacker.embed([made])[0])
