@@ -47,7 +47,7 @@ def test_a_codec_with_fewer_quantizers_leaves_cells_empty():
 def test_a_codec_that_was_not_probed_is_a_problem(tmp_path):
     problems = Problems()
     assert identity.load(tmp_path, ["musa_x"], problems) == []
-    with pytest.raises(UserError, match="codec of system 'musa_x' is not probed.*run stage 'score'"):
+    with pytest.raises(UserError, match=r"codec of system 'musa_x' is not probed.*run stage 'score'"):
         problems.raise_if_any()
 
 
