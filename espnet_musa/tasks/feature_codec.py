@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.collate_fn import CommonCollateFn
-from espnet2.train.distributed_utils import get_rank
 from espnet2.train.preprocessor import AbsPreprocessor
 from espnet2.train.trainer import Trainer
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -30,7 +28,7 @@ from ..errors import UserError
 from ..tokenizer.config import CODEC
 from ..tokenizer.feature_codec import FeatureCodec
 from ..tokenizer.store import build
-from .trainer import CHECKPOINT, PREVIOUS, logging_to
+from .trainer import CHECKPOINT, PREVIOUS, LoggedTask
 
 # ESPnet's defaults are made for recognition: batches sorted by length and cut to it, attention plots, clipping.
 DEFAULTS = {
@@ -125,7 +123,7 @@ class FeatureCodecTrainer(Trainer):
         return invalid
 
 
-class FeatureCodecTask(AbsTask):
+class FeatureCodecTask(LoggedTask, AbsTask):
     """One optimizer, one input: `features`, kaldi_ark, (F, D) of at least a crop's length."""
 
     num_optimizers = 1
@@ -169,13 +167,6 @@ class FeatureCodecTask(AbsTask):
         params = dict(args.feature_codec_conf)
         dimension = params.pop("dimension")
         return FeatureCodecModel(build(CODEC, params, dimension), **args.model_conf)
-
-    @classmethod
-    def main_worker(cls, args: argparse.Namespace) -> None:
-        """One process of a training; the first one writes `<output_dir>/train.log`."""
-        rank = get_rank(args.dist_rank, args.dist_launcher) if args.distributed else 0
-        with logging_to(Path(args.output_dir)) if rank == 0 else nullcontext():
-            super().main_worker(args)
 
 
 if __name__ == "__main__":

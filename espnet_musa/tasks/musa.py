@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from espnet2.gan_codec.abs_gan_codec import AbsGANCodec
@@ -17,12 +15,11 @@ from espnet2.gan_codec.espnet_model import ESPnetGANCodecModel
 from espnet2.tasks.gan_codec import GANCodecTask
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
-from espnet2.train.distributed_utils import get_rank
 from torch import Tensor
 
 from ..codec.musa import MusaCodec
 from .preprocessor import IGNORED, MusaPreprocessor
-from .trainer import MusaTrainer, logging_to
+from .trainer import LoggedTask, MusaTrainer
 
 codec_choices = ClassChoices("codec", classes={"musa": MusaCodec}, type_check=AbsGANCodec, default="musa")
 
@@ -50,7 +47,7 @@ class MusaModel(ESPnetGANCodecModel):
         return self.codec(forward_generator=forward_generator, audio=audio, **batch)
 
 
-class MusaTask(GANCodecTask):
+class MusaTask(LoggedTask, GANCodecTask):
     """Two optimizers (generator, discriminators), three inputs: audio, speaker ids and teacher tokens.
 
     | name | ESPnet type | content |
@@ -97,13 +94,6 @@ class MusaTask(GANCodecTask):
         if not codec.adversarial:
             args.skip_discriminator_prob = 1.0
         return MusaModel(codec=codec, **args.model_conf)
-
-    @classmethod
-    def main_worker(cls, args: argparse.Namespace) -> None:
-        """One process of a training; the first one writes `<output_dir>/train.log`."""
-        rank = get_rank(args.dist_rank, args.dist_launcher) if args.distributed else 0
-        with logging_to(Path(args.output_dir)) if rank == 0 else nullcontext():
-            super().main_worker(args)
 
 
 if __name__ == "__main__":

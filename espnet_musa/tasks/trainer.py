@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import sys
@@ -9,12 +10,12 @@ import time
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.distributed_utils import DistributedOption, get_rank
 from espnet2.train.gan_trainer import GANTrainer, GANTrainerOptions
 from espnet2.train.reporter import SubReporter, aggregate
 from torch import nn
@@ -57,6 +58,17 @@ def logging_to(directory: Path) -> Iterator[None]:
         for logger, handler in ((root, file), (root, errors), (own, file)):
             logger.removeHandler(handler)
         file.close()
+
+
+class LoggedTask:
+    """Beside one of ESPnet's tasks, before it in the list of bases: its training has a log of its own."""
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """One process of a training; the first one writes `<output_dir>/train.log`."""
+        rank = get_rank(args.dist_rank, args.dist_launcher) if args.distributed else 0
+        with logging_to(Path(args.output_dir)) if rank == 0 else nullcontext():
+            super().main_worker(args)
 
 
 def recover(directory: Path) -> None:
