@@ -95,9 +95,9 @@ if command -v flock >/dev/null && ! flock -n 9; then
   echo "run.sh: another run is at work in ${PWD##*/}; wait for it, or copy the recipe" >&2
   exit 2
 fi
-chosen=$("${PYTHON}" -m espnet_musa.bin.plan --config "${config}" --out exp/recipe.yaml \
+planned=$("${PYTHON}" -m espnet_musa.bin.plan --config "${config}" --out exp/recipe.yaml \
   --cmd="${cmd}" --device="${device}" ${changes[@]+"${changes[@]}"} -- ${more_options[@]+"${more_options[@]}"})
-read -ra chosen <<<"${chosen}"
+{ read -ra whole; read -ra variants || true; } <<<"${planned}" # variants share what others of their kind have analysed
 
 for ((number = first; number <= last; number++)); do
   current=${names[number]}
@@ -113,14 +113,17 @@ for ((number = first; number <= last; number++)); do
       ;;
     train) verb train --device "${device}" --force "${force}" ;;
     anonymize)
-      for system in "${chosen[@]}"; do
+      for system in ${whole[@]+"${whole[@]}"}; do
         sharded "exp/${system}/data" anonymize --system "${system}" --device "${device}"
       done
       ;;
-    f0) say "no chosen system (${chosen[*]}) is a variant of another: nothing to do" ;;
+    f0)
+      if [[ -z ${variants[*]-} ]]; then say "no chosen system is a variant of another: nothing to do" && continue; fi
+      sharded "exp/*/data" anonymize --stage f0 --device "${device}"
+      ;;
     attack) verb attack --device "${device}" --force "${force}" ;;
     score)
-      for system in "${chosen[@]}"; do
+      for system in ${whole[@]+"${whole[@]}"} ${variants[@]+"${variants[@]}"}; do
         verb score --system "${system}" --nj "${nj}" --device "${device}" --force "${force}"
       done
       ;;

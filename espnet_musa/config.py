@@ -2,29 +2,26 @@
 
 Layers, later ones win: `conf/defaults.yaml` < the recipe's YAML < `--set path=value`; for a system or an
 evaluator: its YAML < the recipe's `overrides.<name>` < `--set <name>.path=value`. An unknown key or a wrong type
-is an error that names file, line and the nearest known key.
+is an error that names file, line and the nearest known key. A variant of a system starts from what these make of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import types
-import typing
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import UserError, suggest
+from .typed_yaml import Lines, assign, digest, from_dict, load, load_yaml, merge, nest, save, to_dict
+
+__all__ = ["Lines", "digest", "from_dict", "load", "load_yaml", "merge", "save", "to_dict"]  # of typed_yaml
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository
-Lines = dict[tuple[str, ...], int]
 ATTACKERS = ("original", "semi")
 _OPTIONS = ("systems=", "evaluators=", "seed=")  # settings that are options of the driver
+VARIANT_KEYS = ("description", "reference", "variant_of", "params")
 IMPORTED = "imported"  # in place of an anonymizer's name: the speech was anonymized elsewhere
 
 
@@ -54,6 +51,16 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """Variants of a system, one for each pair of a pull of F0 towards its mean and a noise on F0."""
+
+    base: str = ""  # system; none: no sweep
+    before: tuple[dict, ...] = ()  # F0 transforms ahead of the two, e.g. normalize: {}
+    alpha: tuple[float, ...] = ()  # of mean_reversion; 0: without
+    db: tuple[float | None, ...] = (None,)  # of awgn; null: without
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run: which corpora, systems and evaluators, and the seed."""
 
@@ -67,6 +74,8 @@ class Recipe:
     format: FormatConfig = field(default_factory=FormatConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     overrides: dict[str, dict] = field(default_factory=dict)  # system or evaluator -> changes to its YAML
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    variants: dict[str, dict] = field(default_factory=dict)  # name -> YAML of a variant; a sweep adds its own
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,9 @@ class System:
     train: str | None = None  # training of its model (conf/train/*.yaml, ESPnet's format): stage 4
     tokens: str | None = (
         None  # teacher and tokenizer that the training learns from (conf/tokens/*.yaml): stage 3
+    )
+    variant_of: str | None = (
+        None  # system that it differs from in `params` alone, of those that expose F0: stage 6
     )
 
     @property
@@ -139,152 +151,6 @@ class EvaluatorConfig:
         return self.attacker == "semi"
 
 
-def _node_to_data(node: yaml.Node, path: Path, where: tuple[str, ...], lines: Lines) -> Any:
-    """Plain data from a YAML node; records the line of every key and refuses duplicate keys."""
-    if isinstance(node, yaml.MappingNode):
-        out: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            line = key_node.start_mark.line + 1
-            if key in out:
-                raise UserError(f"key '{key}' appears twice", path=path, line=line)
-            lines[(*where, key)] = line
-            out[key] = _node_to_data(value_node, path, (*where, key), lines)
-        return out
-    if isinstance(node, yaml.SequenceNode):
-        return [_node_to_data(n, path, (*where, str(i)), lines) for i, n in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node, deep=True)
-
-
-def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """Read a YAML mapping.
-
-    Returns:
-        the data, and the line of every key path (for messages).
-
-    Raises:
-        UserError: if the file is missing, not UTF-8, not YAML, not a mapping or has a duplicate key.
-    """
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        near = suggest(path.stem, [p.stem for p in path.parent.glob("*.yaml")])
-        raise UserError(f"no such configuration{near}", path=path) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8: {error.reason} at byte {error.start}", path=path) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        raise UserError(f"not valid YAML: {getattr(error, 'problem', error)}", path=path, line=line) from None
-    lines: Lines = {}
-    data = {} if node is None else _node_to_data(node, path, (), lines)
-    if not isinstance(data, dict):
-        raise UserError("the top level is not a mapping", path=path, expected="key: value lines")
-    return data, lines
-
-
-def _convert(kind: Any, value: Any, fail: typing.Callable[[str], UserError], name: str) -> Any:
-    """`value` as `kind`; `fail` makes the error from a text that says what was expected."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, fail, name)
-    if kind is Any:
-        return value
-    if origin in (tuple, list):
-        if isinstance(value, str):
-            value = value.split()  # `--systems "a b"` and `systems: a b` read alike
-        if not isinstance(value, list | tuple):
-            raise fail("a list")
-        return origin(_convert(args[0], v, fail, name) for v in value)
-    if origin is dict or kind is dict:
-        if not isinstance(value, dict):
-            raise fail("a mapping")
-        return (
-            dict(value) if origin is None else {k: _convert(args[1], v, fail, name) for k, v in value.items()}
-        )
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise fail(
-            {"int": "a whole number", "str": "a text", "bool": "true or false"}.get(kind.__name__, "a number")
-        )
-    return value
-
-
-def from_dict(cls: type, data: dict[str, Any], path: Path, lines: Lines, where: tuple[str, ...] = ()) -> Any:
-    """A frozen dataclass from plain data, closed world.
-
-    Args:
-        cls: the dataclass.
-        data: its fields; nested dataclasses as mappings.
-        path: the file to name in errors, with `lines` its line numbers.
-        where: key path of `data` in that file.
-
-    Raises:
-        UserError: for an unknown key (with the nearest known one), a missing one or a wrong type.
-    """
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        name = ".".join((*where, key))
-        line = lines.get((*where, key))
-        if key not in fields:
-            raise UserError(f"unknown key '{name}'{suggest(key, fields)}", path=path, line=line)
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise UserError(f"'{name}' is {value!r}", path=path, line=line, expected="a mapping")
-            values[key] = from_dict(hints[key], value, path, lines, (*where, key))
-        else:
-
-            def fail(expected: str, name=name, value=value, line=line) -> UserError:
-                return UserError(f"'{name}' is {value!r}", path=path, line=line, expected=expected)
-
-            values[key] = _convert(hints[key], value, fail, name)
-    for key, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and key not in values:
-            raise UserError(f"missing key '{'.'.join((*where, key))}'", path=path)
-    return cls(**values)
-
-
-def load(cls: type, path: Path) -> Any:
-    """Read one YAML file into the dataclass `cls` (see `from_dict`)."""
-    data, lines = load_yaml(path)
-    return from_dict(cls, data, path, lines)
-
-
-def merge(base: dict, change: dict) -> dict:
-    """`base` with `change` over it; mappings are merged, everything else replaced."""
-    out = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merge(out[key], value) if both else value
-    return out
-
-
-def assign(text: str) -> tuple[list[str], Any]:
-    """`a.b=value` as (["a", "b"], value); the value is read as YAML.
-
-    Raises:
-        UserError: if there is no `=` or the value is not YAML.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not all(name.split(".")):
-        raise UserError(f"--set {text}: not an assignment", expected="path.to.key=value")
-    try:
-        return name.split("."), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is not YAML ({getattr(error, 'problem', error)})") from None
-
-
-def nest(keys: list[str], value: Any) -> dict:
-    """`["a", "b"], 1` as `{"a": {"b": 1}}`."""
-    return {keys[0]: value if len(keys) == 1 else nest(keys[1:], value)}
-
-
 def conf_file(recipe_dir: Path, kind: str, name: str) -> Path:
     """The YAML of a system, an evaluator or a training: the recipe's own `conf/` comes before the shared one."""
     for base in (recipe_dir, ROOT):
@@ -320,7 +186,27 @@ def load_recipe(path: Path, sets: Iterable[str] = ()) -> Recipe:
     """
     base, _ = load_yaml(ROOT / "conf" / "defaults.yaml")
     data, lines = load_yaml(path)
-    return with_sets(_checked(from_dict(Recipe, merge(base, data), path, lines), path), sets)
+    return _swept(with_sets(_checked(from_dict(Recipe, merge(base, data), path, lines), path), sets))
+
+
+def _swept(recipe: Recipe) -> Recipe:
+    """The variants of a recipe's sweep among its systems, in place of the sweep."""
+    sweep, variants = recipe.sweep, {}
+    if not sweep.base:
+        return recipe
+    for alpha in sweep.alpha:
+        for db in sweep.db:
+            transforms = [*sweep.before]
+            transforms += [{"mean_reversion": {"alpha": alpha}}] if alpha else []
+            transforms += [] if db is None else [{"awgn": {"db": db}}]
+            noise = "no noise" if db is None else f"noise of {db:g} dB"
+            variants[f"{sweep.base}_mr{alpha:g}" + ("" if db is None else f"_awgn{db:g}")] = {
+                "description": f"{sweep.base}, mean reversion {alpha:g}, {noise}",
+                "variant_of": sweep.base,
+                "params": {"transforms": transforms},
+            }
+    systems = tuple(dict.fromkeys((*recipe.systems, *variants)))
+    return replace(recipe, systems=systems, variants=recipe.variants | variants, sweep=SweepConfig())
 
 
 def _checked(recipe: Recipe, path: Path) -> Recipe:
@@ -339,23 +225,51 @@ def _checked(recipe: Recipe, path: Path) -> Recipe:
     return recipe
 
 
-def _load_named(cls: type, recipe: Recipe, kind: str, name: str, recipe_dir: Path) -> Any:
-    path = conf_file(recipe_dir, kind, name)
-    data, lines = load_yaml(path)
-    found = from_dict(cls, data, path, lines)
+def _settings(recipe: Recipe, kind: str, name: str, recipe_dir: Path) -> tuple[dict[str, Any], Path, Lines]:
+    """The YAML of a system or an evaluator, its file and lines; with the recipe's overrides, if it has any."""
+    if kind == "systems" and name in recipe.variants:
+        data, path, lines = recipe.variants[name], Path(f"variant '{name}'"), {}
+    else:
+        path = conf_file(recipe_dir, kind, name)
+        data, lines = load_yaml(path)
     if name not in recipe.overrides:
-        return found
-    return from_dict(cls, merge(data, recipe.overrides[name]), Path(f"settings of '{name}'"), {})
+        return data, path, lines
+    return merge(data, recipe.overrides[name]), Path(f"settings of '{name}'"), {}
 
 
 def load_system(recipe: Recipe, name: str, recipe_dir: Path) -> System:
-    """`conf/systems/<name>.yaml` with the recipe's overrides."""
-    return _load_named(System, recipe, "systems", name, recipe_dir)
+    """`conf/systems/<name>.yaml` (or the recipe's `variants.<name>`) with the recipe's overrides.
+
+    Raises:
+        UserError: for an unknown name or key, a wrong type, a variant of a variant, or one that changes more than F0.
+    """
+    data, path, lines = _settings(recipe, "systems", name, recipe_dir)
+    if "variant_of" not in data:
+        return from_dict(System, data, path, lines)
+    for key in data:
+        if key not in VARIANT_KEYS:
+            raise UserError(
+                f"a variant has no key '{key}' of its own{suggest(key, VARIANT_KEYS)}", path=path,
+                line=lines.get((key,)), expected=", ".join(VARIANT_KEYS),
+            )  # fmt: skip
+    base, where, below = _settings(recipe, "systems", str(data["variant_of"]), recipe_dir)
+    if "variant_of" in base:
+        raise UserError(
+            f"'{data['variant_of']}' is a variant itself", path=path, expected="a system of its own"
+        )
+    from_dict(System, base, where, below)  # errors of the base belong to its own file
+    return from_dict(System, merge(base, data), path, lines)
+
+
+def variants(recipe: Recipe, recipe_dir: Path) -> dict[str, System]:
+    """The recipe's systems that are variants of another, by name."""
+    systems = {name: load_system(recipe, name, recipe_dir) for name in recipe.systems}
+    return {name: system for name, system in systems.items() if system.variant_of is not None}
 
 
 def load_evaluator(recipe: Recipe, name: str, recipe_dir: Path) -> EvaluatorConfig:
     """`conf/evaluators/<name>.yaml` with the recipe's overrides."""
-    return _load_named(EvaluatorConfig, recipe, "evaluators", name, recipe_dir)
+    return from_dict(EvaluatorConfig, *_settings(recipe, "evaluators", name, recipe_dir))
 
 
 def anonymized_roles(recipe: Recipe, recipe_dir: Path) -> tuple[str, ...]:
@@ -375,26 +289,3 @@ def formatted_roles(recipe: Recipe, recipe_dir: Path) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys((*recipe.format.roles, *(["train"] if trained_systems(recipe, recipe_dir) else [])))
     )
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain data of a configuration, tuples as lists, without fields that are None: what is saved and hashed.
-
-    So a new optional field outdates nothing that was made without it.
-    """
-    plain = dataclasses.asdict(config, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None})
-    return json.loads(json.dumps(plain))
-
-
-def save(config: Any, path: Path) -> None:
-    """Write a configuration as YAML that `load` reads back to an equal one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    partial.replace(path)
-
-
-def digest(data: Any) -> str:
-    """Short stable hash of plain data (key order does not matter)."""
-    text = json.dumps(data, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

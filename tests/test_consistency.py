@@ -26,7 +26,7 @@ LAYERS = [
     {"pipeline", "report"},
     {"anonymizers", "evaluators", "corpora", "targets", "tasks"},
     {"codec", "tokenizer", "f0", "metrics", "data"},
-    {"config", "registry", "models", "seed", "stamp", "log", "errors", "__init__"},
+    {"config", "typed_yaml", "registry", "models", "seed", "stamp", "log", "errors", "__init__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -15,8 +15,9 @@ import numpy as np
 from .. import config
 from ..data.audio import SILENCE, ArraySource
 
-__all__ = ["PEAK", "Anonymizer", "ArraySource", "Source", "to_peak"]
+__all__ = ["PEAK", "Analysis", "Anonymizer", "ArraySource", "F0Anonymizer", "Source", "to_peak"]
 
+Analysis = dict[str, np.ndarray]  # what an F0Anonymizer keeps of an utterance; "f0": (F,) Hz, 0 = unvoiced
 PEAK = 32766 / 32768  # absolute peak of a peak-normalised output, as the VoicePrivacy baselines write it
 
 
@@ -141,3 +142,82 @@ class Anonymizer:
             Exception: if any of them cannot be converted; the pipeline then converts them one by one.
         """
         return [self.convert(*one) for one in zip(wavs, targets, rngs, strict=True)]
+
+
+class F0Anonymizer(Anonymizer):
+    """An anonymizer that takes speech apart into F0 and a rest, and puts it together with another F0 and voice.
+
+    What it takes speech apart into depends neither on target nor on generator nor on what is done to F0. So the
+    pipeline may keep it for other systems that differ in these alone (variants, stage 6). A subclass implements
+    `analysis_params`, `analyze` and `synthesize`; one that sets `batch_seconds` implements both for batches, too.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        for name in ("analysis_params", "analyze", "synthesize"):
+            if getattr(cls, name) is getattr(F0Anonymizer, name):
+                raise TypeError(f"{cls.__name__} does not implement {name}()")
+        super().__init_subclass__(**kwargs)
+
+    def analysis_params(self) -> dict[str, Any]:
+        """Those parameters that `analyze` depends on, as plain data; a model counts by `fingerprint`."""
+        raise NotImplementedError
+
+    def analyze(self, source: Source) -> Analysis:
+        """Take a recording apart.
+
+        Args:
+            source: the recording.
+
+        Returns:
+            a few numbers a frame, F0 among them, no audio: it is kept on disk.
+
+        Raises:
+            UserError: if the recording cannot be analysed.
+        """
+        raise NotImplementedError
+
+    def synthesize(
+        self, source: Source, analysis: Analysis, target: Any, rng: np.random.Generator
+    ) -> Iterator[np.ndarray]:
+        """Change F0 and put the recording together.
+
+        Args:
+            source: the recording.
+            analysis: of it.
+            target: what the policy planned for the utterance.
+            rng: the only source of randomness.
+
+        Yields:
+            (B,) float32 blocks, before peak normalisation.
+
+        Raises:
+            UserError: if the utterance cannot be converted.
+        """
+        raise NotImplementedError
+
+    def analyze_batch(self, wavs: Sequence[np.ndarray]) -> list[Analysis]:
+        """What `analyze` makes of N waveforms (T,) of like length."""
+        return [self.analyze(ArraySource(wav, self.sample_rate)) for wav in wavs]
+
+    def synthesize_batch(
+        self,
+        wavs: Sequence[np.ndarray],
+        analyses: Sequence[Analysis],
+        targets: Sequence[Any],
+        rngs: Sequence[np.random.Generator],
+    ) -> list[np.ndarray]:
+        """What `synthesize` makes of N waveforms (T,) of like length, up to rounding errors."""
+        return [
+            np.concatenate(list(self.synthesize(ArraySource(wav, self.sample_rate), *rest)))
+            for wav, *rest in zip(wavs, analyses, targets, rngs, strict=True)
+        ]
+
+    def convert_stream(self, source: Source, target: Any, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Analysis and synthesis; see `Anonymizer.convert_stream`."""
+        return self.synthesize(source, self.analyze(source), target, rng)
+
+    def convert_batch(
+        self, wavs: Sequence[np.ndarray], targets: Sequence[Any], rngs: Sequence[np.random.Generator]
+    ) -> list[np.ndarray]:
+        """Analysis and synthesis; see `Anonymizer.convert_batch`."""
+        return self.synthesize_batch(wavs, self.analyze_batch(wavs), targets, rngs)

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..f0 import transforms as f0_transforms
 from ..f0.extract import CHUNK, check_tracker, extract_stream, pyworld
-from .base import Anonymizer, Source
+from .base import Analysis, F0Anonymizer, Source
 
 _HOP_MS = 5.0
 _UNVOICED = 500.0  # Hz; where WORLD puts pulses in unvoiced frames
@@ -30,7 +30,7 @@ class Tracker:
     ceiling: float = 800.0  # Hz
 
 
-class DspF0(Anonymizer):
+class DspF0(F0Anonymizer):
     """Replace the pitch of speech; spectral envelope and aperiodicity stay.
 
     The utterance is taken apart and put together by WORLD (Morise et al., "WORLD: a vocoder-based high-quality speech
@@ -57,16 +57,35 @@ class DspF0(Anonymizer):
             UserError: for an unknown parameter, tracker or transform, a wrong type or a value out of range.
         """
         super().__init__(**params)
-        check_tracker(hop_ms=_HOP_MS, **asdict(self.params.f0))
+        check_tracker(**self.analysis_params())
         f0_transforms.parse(self.params.transforms)
 
-    def convert_stream(
-        self, source: Source, target: dict[str, float] | float | None, rng: np.random.Generator
+    def analysis_params(self) -> dict[str, Any]:
+        """How F0 is found."""
+        return {"hop_ms": _HOP_MS, **asdict(self.params.f0)}
+
+    def analyze(self, source: Source) -> Analysis:
+        """The pitch track, (F,) Hz every 5 ms; see `F0Anonymizer.analyze`.
+
+        Raises:
+            UserError: for another rate or an empty input.
+        """
+        if source.sample_rate != self.sample_rate:
+            raise UserError(f"audio of {source.sample_rate} Hz", expected=f"{self.sample_rate} Hz")
+        return {"f0": extract_stream(source, **self.analysis_params())}
+
+    def synthesize(
+        self,
+        source: Source,
+        analysis: Analysis,
+        target: dict[str, float] | float | None,
+        rng: np.random.Generator,
     ) -> Iterator[np.ndarray]:
         """Blocks of at most 30 s that join to exactly `source.frames` samples.
 
         Args:
             source: 16 kHz mono.
+            analysis: of it.
             target: another factor of F0, 1.2 or {"scale": 1.2}; None: no change.
             rng: of the utterance, for noise.
 
@@ -74,14 +93,11 @@ class DspF0(Anonymizer):
             (T',) float32 at the level of the input; a peak may exceed 1.
 
         Raises:
-            UserError: for another rate, an empty input, or a target that is no factor.
+            UserError: for a target that is no factor.
         """
-        if source.sample_rate != self.sample_rate:
-            raise UserError(f"audio of {source.sample_rate} Hz", expected=f"{self.sample_rate} Hz")
         steps = [*self.params.transforms, *_target_transform(target)]
-        f0 = extract_stream(source, hop_ms=_HOP_MS, **asdict(self.params.f0))
-        changed = f0_transforms.apply(steps, f0, rng, hop_ms=_HOP_MS)
-        return _synthesize(source, f0, changed)
+        changed = f0_transforms.apply(steps, analysis["f0"], rng, hop_ms=_HOP_MS)
+        return _synthesize(source, analysis["f0"], changed)
 
 
 def _target_transform(target: Any) -> list[dict[str, dict[str, float]]]:

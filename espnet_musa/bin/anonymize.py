@@ -3,6 +3,7 @@
 python -m espnet_musa.bin.anonymize --system b2_mcadams in.wav out.wav
 python -m espnet_musa.bin.anonymize --system b2_mcadams folder/ anonymized/
 python -m espnet_musa.bin.anonymize --system b2_mcadams --config exp/recipe.yaml [--step ... --shard ... --sets ...]
+python -m espnet_musa.bin.anonymize --stage f0 --config exp/recipe.yaml      (all variants: stage 6)
 
 A file may have any format and rate that libsndfile reads; the output is 16 kHz mono 16-bit WAV. Files of a folder
 keep their relative names with the ending .wav; those already there are skipped.
@@ -10,6 +11,7 @@ keep their relative names with the ending .wav; those already there are skipped.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from .. import config
@@ -27,12 +29,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "paths", nargs="*", type=Path, metavar="IN OUT", help="a file or a folder, and its output"
     )
-    parser.add_argument("--system", required=True, help="name of a conf/systems/*.yaml")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--system", help="name of a conf/systems/*.yaml")
+    which.add_argument(
+        "--stage", choices=["f0"], help="all F0 variants that the recipe names, instead of one system"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0, help="for files; a recipe brings its own")
     parser.add_argument("--channels", default="error", choices=("error", "first", "mean"), help="for files")
     args = parser.parse_args(argv)
     if args.paths:
+        if not args.system:
+            raise UserError("files, and no --system to anonymize them with")
         if len(args.paths) != 2:
             raise UserError(f"{len(args.paths)} paths given", expected="an input and an output")
         recipe = Recipe(name="files", systems=(args.system,), evaluators=(), corpora={}, seed=args.seed)
@@ -49,13 +57,19 @@ def main(argv: list[str]) -> None:
         )
         return
     recipe, root = load(args)
-    run = Run(recipe, root, args.system, args.sets)
+    names = [args.system] if args.system else [*config.variants(recipe, root)]
+    for name in names:
+        _anonymize(Run(recipe, root, name, args.sets), args)
+
+
+def _anonymize(run: Run, args: argparse.Namespace) -> None:
+    """The asked for steps of one system."""
     if run.system.lower_bound:
-        print(f"{args.system}: the original speech (lower bound); nothing to anonymize")
+        print(f"{run.name}: the original speech (lower bound); nothing to anonymize")
         return
     if run.system.imported:
-        importing.require(recipe, root, args.system)
-        print(f"{args.system}: imported; nothing to anonymize")
+        importing.require(run.recipe, run.root, run.name)
+        print(f"{run.name}: imported; nothing to anonymize")
         return
     if args.step in ("plan", "all"):
         run.plan(force=args.force)

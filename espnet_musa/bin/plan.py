@@ -1,5 +1,7 @@
 """Before the stages: resolve the recipe, check it as a whole, and save it as exp/recipe.yaml for every verb.
 
+Prints the names of the systems: those of stage 5 in one line, those of stage 6 (variants) in another.
+
 python -m espnet_musa.bin.plan --config conf/recipe.yaml --out exp/recipe.yaml [--set a.b=value] [-- --librispeech DIR]
 
 What stands behind `--` are options of the recipe: its YAML maps each to the setting that it changes. A relative path
@@ -15,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from .. import config, registry
+from ..anonymizers.base import F0Anonymizer
 from ..config import ROOT, Recipe
 from ..errors import UserError, suggest
 from ..pipeline.prepare import DOWNLOAD, path_options
@@ -111,7 +114,10 @@ def check(recipe: Recipe, root: Path) -> None:
         if not (system.lower_bound or system.imported):
             target = system.target
             with about(f"system '{name}'"):
-                registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
+                plugin = registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)
+                if system.variant_of and not issubclass(plugin, F0Anonymizer):
+                    raise UserError(f"'{system.variant_of}' does not expose F0, so it has no variants")
+                plugin(**system.params)
                 registry.resolve(registry.TARGETS, "target policy", target.policy)(**target.params)
         if system.train is not None:
             check_training(system.train, root)
@@ -143,7 +149,9 @@ def main(argv: list[str]) -> None:
     check(recipe, Path("."))
     check_jobs(args.cmd, args.device)
     config.save(recipe, args.out)
-    print(" ".join(recipe.systems))
+    variants = config.variants(recipe, Path("."))
+    print(*(name for name in recipe.systems if name not in variants))
+    print(*variants)
 
 
 if __name__ == "__main__":

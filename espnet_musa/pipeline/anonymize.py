@@ -21,6 +21,7 @@ from ..data.audio import SILENCE, AudioFile, to_int16, write_pcm
 from ..data.datadir import DataDir
 from ..errors import UserError
 from ..log import get_logger
+from .analysis import Analyses
 from .batching import Batch, plan
 from .format import publish
 from .sharding import begun, choose_sets, missing, share, training_set, work
@@ -73,9 +74,9 @@ def trained_model(system: System, root: Path) -> Path | None:
 def plan_targets(
     recipe_seed: int, name: str, system: System, sets: list[DataDir]
 ) -> dict[str, dict[str, Any]]:
-    """Targets of all utterances: set name -> utterance -> target."""
+    """Targets of all utterances: set name -> utterance -> target; a variant's are those of its base."""
     policy = registry.resolve(registry.TARGETS, "target policy", system.target.policy)(**system.target.params)
-    return policy.plan(sets, recipe_seed, name)
+    return policy.plan(sets, recipe_seed, system.variant_of or name)
 
 
 def spool(wavs: Iterable[np.ndarray], source: Source, out: BinaryIO | None, length: float = LENGTH) -> float:
@@ -162,12 +163,17 @@ def write(blocks: Iterable[np.ndarray], source: Source, out: Path, *, normalize:
 
 
 class Run:
-    """One system over the sets of a recipe."""
+    """One system over the sets of a recipe.
+
+    A variant, or the system that one of the recipe's systems is a variant of, keeps its analyses for the others.
+    """
 
     def __init__(self, recipe: Recipe, root: Path, system_name: str, names: str = "") -> None:
         self.recipe, self.name = recipe, system_name
         self.system = config.load_system(recipe, system_name, root)
         self.root = root
+        family = {system.variant_of for system in config.variants(recipe, root).values()}
+        self.shared_as = self.system.variant_of or (system_name if system_name in family else None)
         self.base = root / "exp" / system_name / "data"
         roles = config.anonymized_roles(recipe, root)
         paths = choose_sets(root / "dump", roles, names, "format")
@@ -212,24 +218,34 @@ class Run:
         targets = stamp.read_json(partial / ".targets.json")
         files = {utt: partial / "wav" / f"{utt}.wav" for utt in data.utts}
 
+        analyses = Analyses.of(anonymizer, data, self.shared_as, self.root) if self.shared_as else None
+
         def rng(utt: str) -> np.random.Generator:
             return seed.generator(self.recipe.seed, self.name, utt, "convert")
 
-        def read(utt: str) -> tuple[np.ndarray, Any, np.random.Generator]:
-            return data.load(utt), targets[utt], rng(utt)
+        def stream(utt: str, source: Source) -> Iterator[np.ndarray]:
+            rest = targets[utt], rng(utt)
+            if analyses is None:
+                return anonymizer.convert_stream(source, *rest)
+            return anonymizer.synthesize(source, analyses.one(utt, source), *rest)
+
+        def together(utts: list[str]) -> list[np.ndarray]:
+            wavs, rest = (
+                [data.load(utt) for utt in utts],
+                ([targets[utt] for utt in utts], list(map(rng, utts))),
+            )
+            if analyses is None:
+                return anonymizer.convert_batch(wavs, *rest)
+            return anonymizer.synthesize_batch(wavs, analyses.batch(utts, wavs), *rest)
 
         def make(utt: str, batch: Batch | None) -> None:
             with AudioFile(data.audio_path(utt)) as source:
-                if batch is None:
-                    convert(anonymizer, source, files[utt], targets[utt], rng(utt))
-                else:
-                    write(batch.blocks(utt), source, files[utt], normalize=anonymizer.peak_normalize)
+                blocks = batch.blocks(utt) if batch else None
+                write(blocks or stream(utt, source), source, files[utt], normalize=anonymizer.peak_normalize)
 
         frames = {utt: round(s * anonymizer.sample_rate) for utt, s in data.table("utt2dur").items()}
         for utts in plan(frames, anonymizer):
-            batch = (
-                Batch(anonymizer, utts, read, lambda utt: not files[utt].exists()) if len(utts) > 1 else None
-            )
+            batch = Batch(utts, together, lambda utt: not files[utt].exists()) if len(utts) > 1 else None
             yield [(files[utt], utt, functools.partial(make, utt, batch)) for utt in utts]
 
     def finish(self) -> None:

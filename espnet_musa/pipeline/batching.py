@@ -7,8 +7,7 @@ utterances share one depends on neither the number of jobs, nor their order, nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -44,34 +43,30 @@ class Batch:
     """A batch whose results are made when the first one is asked for.
 
     Args:
-        anonymizer: offers `convert_batch`.
-        read: utterance -> its (T,) samples, target and generator.
+        utts: of the batch.
+        convert: utterances -> their (T',) results.
         wanted: utterance -> whether its result will be asked for; the others are only there to make the batch whole.
     """
 
     def __init__(
         self,
-        anonymizer: Anonymizer,
         utts: list[str],
-        read: Callable[[str], tuple[np.ndarray, Any, np.random.Generator]],
+        convert: Callable[[list[str]], list[np.ndarray]],
         wanted: Callable[[str], bool],
     ) -> None:
-        self._anonymizer, self._utts, self._read, self._wanted = anonymizer, utts, read, wanted
+        self._utts, self._convert, self._wanted = utts, convert, wanted
         self._results: dict[str, np.ndarray] | None = None
 
-    def blocks(self, utt: str) -> Iterator[np.ndarray]:
-        """The result of one utterance, given out once; if its batch failed, converted alone."""
+    def blocks(self, utt: str) -> list[np.ndarray] | None:
+        """The result of one utterance, given out once; None if its batch failed, so it must be converted alone."""
         if self._results is None:
-            self._results = self._convert()
-        if utt in self._results:
-            yield self._results.pop(utt)
-        else:
-            yield self._anonymizer.convert(*self._read(utt))
+            self._results = self._make()
+        return [self._results.pop(utt)] if utt in self._results else None
 
-    def _convert(self) -> dict[str, np.ndarray]:
+    def _make(self) -> dict[str, np.ndarray]:
         wanted = [utt for utt in self._utts if self._wanted(utt)]
         try:
-            made = self._anonymizer.convert_batch(*zip(*map(self._read, self._utts), strict=True))
+            made = self._convert(self._utts)
             return {utt: wav for utt, wav in zip(self._utts, made, strict=True) if utt in wanted}
         except (OSError, MemoryError):
             raise  # the machine's trouble
