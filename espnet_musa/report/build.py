@@ -17,7 +17,7 @@ from ..config import Recipe
 from ..data.datadir import SAMPLE_RATE, DataDir, list_sets
 from ..data.table import write_text
 from ..errors import UserError
-from . import examples, figures, html, identity, markdown, scores, tables
+from . import examples, figures, html, identity, markdown, scores, sweep, tables
 from .html import Plot, Sample, Version
 from .results import collect
 
@@ -46,7 +46,7 @@ def build(recipe: Recipe, recipe_dir: Path) -> tuple[dict[str, Any], list[Path]]
     if making is not None:
         started = time.monotonic()
         (making / "figures").mkdir(exist_ok=True)
-        plots = [_save(making / "figures", *made) for made in _plots(results, recipe_dir)]
+        plots = [_save(making / "figures", *made) for made in _plots(recipe, recipe_dir, results)]
         samples = _samples(recipe, recipe_dir, results, making / "figures")
         write_text(making / "report.html", html.page(results, plots, samples))
         if results["partial"]:
@@ -93,8 +93,17 @@ def _save(folder: Path, name: str, section: str, caption: str, alt: str, figure:
     return Plot(name, section, caption, alt, content)
 
 
-def _plots(results: dict[str, Any], recipe_dir: Path) -> Iterator[tuple[str, str, str, str, Figure]]:
+def _plots(
+    recipe: Recipe, recipe_dir: Path, results: dict[str, Any]
+) -> Iterator[tuple[str, str, str, str, Figure]]:
     """Name, section, caption, description and figure of every plot."""
+    for base in dict.fromkeys(base for base, _, _ in sweep.points(results).values()):
+        yield (
+            f"sweep_{base}", "sweep", f"Variants of {base}: every measure over the pull of F0 towards its mean.",
+            "Line plots of the numbers in the table above.", sweep.curves(results, base),
+        )  # fmt: skip
+    yield from _contours(recipe, recipe_dir, results)
+    results = sweep.without(results)
     made = [s["name"] for s in results["systems"] if not s["lower_bound"]]
     panels = _tradeoff(results)
     if panels:
@@ -141,6 +150,30 @@ def _plots(results: dict[str, Any], recipe_dir: Path) -> Iterator[tuple[str, str
                 f"Map of the speaker embeddings of {found['set']}, coloured by speaker.",
                 figures.voice_maps([(one["system"], *identity.positions(place))]),
             )  # fmt: skip
+
+
+def _contours(
+    recipe: Recipe, recipe_dir: Path, results: dict[str, Any]
+) -> Iterator[tuple[str, str, str, str, Figure]]:
+    """What mean reversion and noise do to the F0 of one utterance, for every system that has them."""
+    if not any(sweep.reverts(system) for system in results["systems"]):
+        return
+    [(data, utt)] = examples.choose(_evaluated(recipe, recipe_dir), 1, recipe.seed)
+    f0 = examples.contour(data.load(utt))
+    panels = [sweep.tracks(s, f0, examples.HOP, recipe.seed) for s in results["systems"] if sweep.reverts(s)]
+    yield (
+        "f0_contours", "sweep",
+        f"F0 of {utt} ({data.name}) before and after the F0 transforms of each system, as they change it before "
+        "anything is synthesised.",
+        "Line plots of F0 over time: original, mean-reverted, and mean-reverted with noise.",
+        sweep.contours(panels, examples.HOP),
+    )  # fmt: skip
+
+
+def _evaluated(recipe: Recipe, recipe_dir: Path) -> list[DataDir]:
+    """The sets that examples are chosen from."""
+    roles = [role for role in ("trial", "utility") if role in recipe.anonymize_roles]
+    return [DataDir.read(path) for path in list_sets(recipe_dir / "dump", roles)]
 
 
 def _similarity(
@@ -196,12 +229,13 @@ def _interval(metric: dict[str, Any]) -> tuple[float, float] | None:
 
 def _samples(recipe: Recipe, recipe_dir: Path, results: dict[str, Any], folder: Path) -> list[Sample]:
     """Utterances of evaluation sets that every system has anonymized."""
+    results = sweep.without(results)
     bound = next((s["name"] for s in results["systems"] if s["lower_bound"]), "original")
     made = [s["name"] for s in results["systems"] if not s["lower_bound"]]
     versions = {system: recipe_dir / "exp" / system / "data" for system in made}
-    roles = [role for role in ("trial", "utility") if role in recipe.anonymize_roles]
-    paths = list_sets(recipe_dir / "dump", roles)
-    sets = [DataDir.read(path) for path in paths if all((v / path.name).is_dir() for v in versions.values())]
+    sets = [
+        d for d in _evaluated(recipe, recipe_dir) if all((v / d.name).is_dir() for v in versions.values())
+    ]
     chosen = examples.choose(sets, recipe.report.examples, recipe.seed)
     samples = []
     for number, one in enumerate(examples.load(chosen, bound, versions), start=1):

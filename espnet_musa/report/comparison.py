@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import provenance, reported, tables
+from . import languages, provenance, reported, tables
 from .reported import Facts, Line, Source
 from .tables import Metrics, Row, Table
 
@@ -126,19 +126,26 @@ def _own(
 def _matching(results: dict[str, Any], facts: Facts, system: str) -> Metrics:
     """The metrics of this run that are of the kind that `facts` says, by evaluator and set."""
     private = tables.kind(facts.metric).privacy
-    if facts.group in ("f", "m", "all"):
-        found, groups = tables.shown(results), {facts.group}
+    one_group = facts.group if facts.group in ("f", "m", "all") else None
+    groups = {one_group} if one_group else {"avg"} if private else {"avg", "all"}
+    if facts.language == languages.MEAN:
+        found = [
+            m for m in languages.measured(results, private, one_group) if m["language"] == languages.MEAN
+        ]
     else:
-        found, groups = tables.headline(results, private), {"avg"} if private else {"avg", "all"}
+        found = tables.shown(results) if one_group else tables.headline(results, private)
     out = []
     for m in found:
         measured = _measured(results, m)
+        corpora = {_set(results, name)["corpus"] for name in m["parts"] or [m["set"]]}
         alone = measured["languages"] if len(measured["languages"]) == 1 else []
+        alone = [m.get("language"), *alone]
         if (
-            (m["system"], m["name"], m["split"]) == (system, facts.metric, facts.split)
+            (m["system"], m["name"]) == (system, facts.metric)
+            and facts.split in ("", m["split"])
             and m["group"] in groups
             and _same_attack(facts, m)
-            and measured["corpus"] in facts.corpus
+            and corpora <= {*facts.corpus}
             and facts.set in ("", m["set"])
             and facts.language in ("", *alone)
             and not facts.model
@@ -150,7 +157,10 @@ def _matching(results: dict[str, Any], facts: Facts, system: str) -> Metrics:
 
 def _measured(results: dict[str, Any], metric: dict[str, Any]) -> dict[str, Any]:
     """The set, or the first of the sets, that a metric is about."""
-    name = (metric["parts"] or [metric["set"]])[0]
+    return _set(results, (metric["parts"] or [metric["set"]])[0])
+
+
+def _set(results: dict[str, Any], name: str) -> dict[str, Any]:
     return next(s for s in results["sets"] if s["name"] == name)
 
 

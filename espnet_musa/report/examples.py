@@ -112,13 +112,13 @@ def load(chosen: Sequence[tuple[DataDir, str]], bound: str, versions: dict[str, 
         wavs = {bound: data.load(utt)}
         for system, place in versions.items():
             wavs[system] = DataDir.read(place / data.name).load(utt)
-        made = [_clip(system, wav[:limit]) for system, wav in wavs.items()]
+        made = [Clip(system, wav[:limit], contour(wav[:limit])) for system, wav in wavs.items()]
         text = data.tables.get("text", {}).get(utt, "")
         cut = max(wav.size for wav in wavs.values()) > limit
         out.append(Example(data.name, utt, facts(data, utt), text, made, cut))
     return out
 
 
-def _clip(system: str, wav: np.ndarray) -> Clip:
-    f0 = extract(wav, SAMPLE_RATE, tracker="dio", hop_ms=1000 * HOP, floor=75, ceiling=500)
-    return Clip(system, wav, f0)
+def contour(wav: np.ndarray) -> np.ndarray:
+    """(F,) Hz each `HOP` of (T,) samples, 0 = unvoiced."""
+    return extract(wav, SAMPLE_RATE, tracker="dio", hop_ms=1000 * HOP, floor=75, ceiling=500)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from . import comparison, identity, provenance, tables
+from . import comparison, identity, languages, provenance, sweep, tables
 from .tables import Row, Table
 
 POLICY = (
@@ -232,11 +232,30 @@ def _identity(results: dict[str, Any], plots: Sequence[Plot]) -> str:
     )
 
 
+def _languages(results: dict[str, Any]) -> str:
+    """What each language has, where there are several."""
+    found = languages.by_metric(results)
+    if not found:
+        return ""
+    about = "".join(f"<p>{escape(text)}</p>" for text in (languages.ABOUT, *languages.remarks(results)))
+    made = table(languages.summary(results), "Seen and unseen languages")
+    return about + made + "".join(table(one, title) for title, one in found)
+
+
+def _sweep(results: dict[str, Any], plots: Sequence[Plot]) -> str:
+    """What mean reversion and noise on F0 do."""
+    found, drawn = sweep.table(results), _plots(plots, "sweep")
+    return (
+        f"<p>{escape(sweep.ABOUT)}</p>" + table(found, "Measures by pull and noise") if found.rows else ""
+    ) + drawn
+
+
 def _sections(
     results: dict[str, Any], plots: Sequence[Plot], samples: Sequence[Sample]
 ) -> list[tuple[str, str, str]]:
     """Anchor, title and content of every section that has something to show."""
-    privacy, utility = tables.privacy(results), tables.utility(results)
+    shown = sweep.without(results)
+    privacy, utility = tables.privacy(shown), tables.utility(shown)
     remarks = "".join(f"<li>{escape(r)}</li>" for r in tables.remarks(results))
     attackers = _list(tables.attackers(results))
     summary = ""
@@ -258,7 +277,7 @@ def _sections(
             "original in grey.</p>" + listen
         )
     details = table(tables.everything(results), "Every measurement with its counts")
-    genders = [(tables.genders(results, True), "Privacy of"), (tables.genders(results, False), "Utility of")]
+    genders = [(tables.genders(shown, True), "Privacy of"), (tables.genders(shown, False), "Utility of")]
     more = "".join(table(one, f"{what} each gender") for one, what in genders if one.rows)
     more += f"<details><summary>All measurements</summary>{details}</details>\n"
     published = "".join(map(_published, comparison.compare(results)))
@@ -267,7 +286,9 @@ def _sections(
     found = [
         ("results", "Results", summary),
         ("listen", "Listen", listen),
+        ("languages", languages.TITLE, _languages(results)),
         ("tradeoff", "Privacy and utility", _plots(plots, "tradeoff")),
+        ("sweep", sweep.TITLE, _sweep(results, plots)),
         ("scores", "Scores", _plots(plots, "scores")),
         ("det", "Detection error trade-off", _plots(plots, "det")),
         ("similarity", "Voice similarity", _plots(plots, "similarity")),

@@ -112,6 +112,10 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
             "lower_bound": system.lower_bound,
             "config_hash": config.digest(config.to_dict(system)),
         }
+        if system.params.get("transforms"):
+            facts["transforms"] = system.params["transforms"]
+        if system.variant_of:
+            facts |= {"variant_of": system.variant_of, "swept": name in recipe.variants}
         systems.append(facts)
         inputs = _inputs(recipe, recipe_dir, facts, sets, problems)
         for evaluator, one in settings.items():
@@ -151,7 +155,7 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         ],
         "sets": [_describe(data) for data in sets],
         "probes": probes,
-        "metrics": metrics + _means(metrics, {data.name: data.meta.corpus for data in sets}),
+        "metrics": metrics + _means(metrics, {data.name: _origin(data) for data in sets}),
         "reported": published,
     }
 
@@ -257,11 +261,20 @@ def _read(
     return [{"system": system, "evaluator": evaluator, **metric.to_dict(), "parts": []} for metric in found]
 
 
+def _languages(data: DataDir) -> list[str]:
+    return sorted(set(data.tables.get("utt2lang", {}).values()))
+
+
+def _origin(data: DataDir) -> str:
+    """What the sets of both genders of one evaluation share."""
+    return " ".join([data.meta.corpus, *_languages(data)])
+
+
 def _means(metrics: list[dict[str, Any]], corpus: dict[str, str]) -> list[dict[str, Any]]:
     """Means of the genders where they are sets of their own, as VoicePrivacy's trial lists are; WER and CER are pooled.
 
-    A mean is made where, in one corpus and split, exactly one set has a metric of group "f" only and exactly one has
-    it of group "m" only. `parts` names the two sets.
+    A mean is made where, in one corpus, language and split, exactly one set has a metric of group "f" only and exactly
+    one has it of group "m" only. `parts` names the two sets.
     """
     from ..evaluators import asr  # import more than reading results.json alone should wait for
     from ..evaluators.asv import mean_of
@@ -303,5 +316,5 @@ def _describe(data: DataDir) -> dict[str, Any]:
         "male": sum(genders.get(s) == "m" for s in speakers),
         "utterances": len(data.utts),
         "hours": round(seconds / 3600, 6),
-        "languages": sorted(set(data.tables.get("utt2lang", {}).values())),
+        "languages": _languages(data),
     }

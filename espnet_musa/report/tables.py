@@ -185,7 +185,7 @@ def per_set(results: dict[str, Any], privacy: bool) -> Metrics:
     """One metric for each system, evaluator, set and condition: mean of genders, else all, else what there is."""
     rank = {"avg": 0, "all": 1}
     best: dict[tuple, dict[str, Any]] = {}
-    for m in sorted(shown(results), key=_order(results)):
+    for m in sorted(shown(results), key=order(results)):
         key = tuple(m[k] for k in ("system", "evaluator", "name", "set", "condition"))
         if kind(m["name"]).privacy != privacy or m["parts"]:
             continue
@@ -202,7 +202,7 @@ def headline(results: dict[str, Any], privacy: bool) -> Metrics:
     return means + [m for m in rest if (m["evaluator"], m["name"], m["set"]) not in averaged]
 
 
-def _order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
+def order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
     """Sort key of rows and columns: as the recipe lists systems and evaluators."""
     systems = [s["name"] for s in results["systems"]]
     evaluators = [e["name"] for e in results["evaluators"]]
@@ -237,17 +237,17 @@ def _pivot(
         columns: fields that label a column, joined by level; a level that is empty throughout is left out.
         alone: mark a value of one gender.
     """
-    order = _order(results)
-    metrics = sorted(metrics, key=order)
+    by_row = order(results)
+    metrics = sorted(metrics, key=by_row)
     if len({m["set"] for m in metrics}) == len({m["split"] for m in metrics}):
         rows = [k for k in rows if k != "set"]
     columns = [c for c in columns if any(_joined(m, c) for m in metrics)]
     bound = {s["name"] for s in results["systems"] if s["lower_bound"]}
-    by_column = sorted(metrics, key=lambda m: order(m)[3:])
+    by_column = sorted(metrics, key=lambda m: by_row(m)[3:])
     heads = list(dict.fromkeys(tuple(_joined(m, c) for c in columns) for m in by_column))
     lines: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, Any]]] = {}
     for m in metrics:
-        lines.setdefault(tuple(_level(m, k) for k in rows), {})[tuple(_joined(m, c) for c in columns)] = m
+        lines.setdefault(tuple(level(m, k) for k in rows), {})[tuple(_joined(m, c) for c in columns)] = m
     out = []
     for keys, found in lines.items():
         cells, shares = [], []
@@ -255,21 +255,21 @@ def _pivot(
             m = found.get(head)
             single = f" ({m['group']})" if m and alone and m["group"] in ("f", "m") else ""
             cells.append(NONE if m is None else show(m) + single)
-            shares.append(None if m is None else _share(m))
+            shares.append(None if m is None else share(m))
         out.append(Row(keys, cells, shares, next(iter(found.values()))["system"] in bound))
     return Table(tuple(rows), heads, out)
 
 
-def _share(metric: dict[str, Any]) -> float | None:
+def share(metric: dict[str, Any]) -> float | None:
     best = kind(metric["name"]).best
     return None if best is None else min(1.0, max(0.0, metric["value"] / best))
 
 
 def _joined(metric: dict[str, Any], names: Iterable[str]) -> str:
-    return ": ".join(text for text in (_level(metric, name) for name in names) if text)
+    return ": ".join(text for text in (level(metric, name) for name in names) if text)
 
 
-def _level(metric: dict[str, Any], name: str) -> str:
+def level(metric: dict[str, Any], name: str) -> str:
     """Text of a row label or of a heading's level."""
     if name == "attacker":
         return ATTACKERS[metric["attacker"]][0] if metric["attacker"] in ATTACKERS else metric["attacker"]
@@ -281,11 +281,14 @@ def _level(metric: dict[str, Any], name: str) -> str:
 
 
 def privacy(results: dict[str, Any]) -> Table:
-    """Systems against evaluators and attackers.
+    """Systems against evaluators and attackers."""
+    found = under_attack(results, headline(results, True))
+    return _pivot(results, found, _ROWS, (("evaluator", "name"), ("attacker",)))
 
-    Original speech is what a system that changes nothing makes, so its one error stands under every attacker.
-    """
-    found = headline(results, True)
+
+def under_attack(results: dict[str, Any], found: Metrics) -> Metrics:
+    """Metrics of privacy by attacker: original speech is what a system that changes nothing makes, so its one error
+    stands under every attacker."""
     attacks = {e: [c for c in ("oa", "aa") if _has(found, e, c)] for e in {m["evaluator"] for m in found}}
     repeated = [
         {**m, "attacker": c}
@@ -293,8 +296,7 @@ def privacy(results: dict[str, Any]) -> Table:
         for c in (attacks[m["evaluator"]] if m["attacker"] == "oo" else [])
         if not _has(found, m["evaluator"], c, m["system"])
     ]
-    rest = [m for m in found if m["attacker"] != "oo" or not attacks[m["evaluator"]]]
-    return _pivot(results, repeated + rest, _ROWS, (("evaluator", "name"), ("attacker",)))
+    return repeated + [m for m in found if m["attacker"] != "oo" or not attacks[m["evaluator"]]]
 
 
 def _has(metrics: Metrics, evaluator: str, attacker: str, system: str | None = None) -> bool:
@@ -332,8 +334,8 @@ def everything(results: dict[str, Any]) -> Table:
     """Every measurement with its counts and notes."""
     keys = ("set", "system", "evaluator", "attacker", "name", "group")
     rows = []
-    for m in sorted(shown(results), key=_order(results)):
-        rows.append(Row(tuple(_level(m, k) for k in keys), [show(m), counted(m["n"]), m["notes"]]))
+    for m in sorted(shown(results), key=order(results)):
+        rows.append(Row(tuple(level(m, k) for k in keys), [show(m), counted(m["n"]), m["notes"]]))
     heads = ("set", "system", "evaluator", "attacker", "metric", "group")
     return Table(heads, [("value",), ("counted",), ("notes",)], rows, numeric=False)
 
