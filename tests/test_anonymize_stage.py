@@ -13,7 +13,7 @@ from espnet_musa.config import FormatConfig, Recipe
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
 from espnet_musa.pipeline import format as formatting
-from espnet_musa.pipeline.anonymize import Run
+from espnet_musa.pipeline.anonymize import Run, shard
 from espnet_musa.pipeline.score import pairs
 
 RECIPE = Recipe(
@@ -63,7 +63,7 @@ def run(root, nj=1, recipe=RECIPE, force=False):
     stage = Run(recipe, root, "tested")
     stage.plan(force=force)
     for job in range(nj, 0, -1):
-        stage.shard((job, nj), "cpu")
+        shard([stage], (job, nj), "cpu")
     stage.finish()
     return {p.name: p.read_bytes() for p in (root / "exp/tested/data/s/wav").iterdir()}
 

@@ -20,7 +20,7 @@ from espnet_musa.config import EvaluatorConfig, Recipe
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
 from espnet_musa.evaluators.ecapa_train import TrainConfig
-from espnet_musa.pipeline.anonymize import Run
+from espnet_musa.pipeline.anonymize import Run, shard
 from espnet_musa.pipeline.attack import attack
 from espnet_musa.pipeline.score import anonymized_copy, model_dir, score
 from espnet_musa.report import tables
@@ -86,7 +86,7 @@ def dump(root: Path, name: str, voices: str, numbers, meta: dict, **more) -> Non
 def anonymize(root: Path, recipe: Recipe) -> None:
     run = Run(recipe, root, "fixed")
     run.plan(force=False)
-    run.shard((1, 1), "cpu")
+    shard([run], (1, 1), "cpu")
     run.finish()
 
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import REPOSITORY
 
 from espnet_musa import config, registry
-from espnet_musa.config import EvaluatorConfig, Recipe, System
+from espnet_musa.config import EvaluatorConfig, Recipe
 from espnet_musa.report.markdown import render
 
 PACKAGE = REPOSITORY / "espnet_musa"
@@ -114,14 +114,15 @@ def test_every_plugin_is_registered():
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "conf/systems").glob("*.yaml")), ids=lambda p: p.stem)
 def test_systems_build(path):
-    system: System = config.load(System, path)
+    system = config.load_system(Recipe("tests", (), (), {}), path.stem, REPOSITORY)
     if not (system.lower_bound or system.imported):
         registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)(**system.params)
         registry.resolve(registry.TARGETS, "target policy", system.target.policy)(**system.target.params)
 
 
 def test_every_anonymizer_has_a_system_and_a_test():
-    used = {config.load(System, p).anonymizer for p in (REPOSITORY / "conf/systems").glob("*.yaml")}
+    names = [path.stem for path in (REPOSITORY / "conf/systems").glob("*.yaml")]
+    used = {config.load_system(Recipe("tests", (), (), {}), name, REPOSITORY).anonymizer for name in names}
     assert set(registry.ANONYMIZERS) <= used
     for target in registry.ANONYMIZERS.values():
         stem = target.split(":")[0].rsplit(".", 1)[1]

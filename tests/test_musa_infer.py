@@ -22,7 +22,7 @@ from espnet_musa.config import Recipe, load_system
 from espnet_musa.data.audio import to_int16, write_pcm
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
-from espnet_musa.pipeline.anonymize import Run
+from espnet_musa.pipeline.anonymize import Run, shard
 from espnet_musa.pipeline.batching import LONGEST, PADDING, plan
 from espnet_musa.pipeline.files import find_model
 
@@ -55,7 +55,7 @@ def run(root: Path, nj: int = 1, names: str = "", force: bool = False) -> dict[s
     stage = Run(RECIPE, root, "tested", names)
     stage.plan(force=force)
     for job in range(nj, 0, -1):
-        stage.shard((job, nj), "cpu")
+        shard([stage], (job, nj), "cpu")
     stage.finish()
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("exp/tested/data/*/wav/*"))}
 
@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(root, monkeypatch):
     shutil.rmtree(root / "exp/tested")
     stage = Run(RECIPE, root, "tested")
     stage.plan(force=False)
-    stage.shard((2, 3), "cpu")
+    shard([stage], (2, 3), "cpu")
     there = sorted((root / "exp/tested/data/s.partial/wav").iterdir())
     assert there
     there[0].unlink()  # in the middle of a batch

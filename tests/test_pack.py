@@ -23,7 +23,7 @@ from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
 from espnet_musa.evaluators.base import Metric
 from espnet_musa.pipeline import importing, vpc_results
-from espnet_musa.pipeline.anonymize import Run
+from espnet_musa.pipeline.anonymize import Run, shard
 from espnet_musa.pipeline.pack import pack
 
 EVALUATORS = {
@@ -76,7 +76,7 @@ def root(tmp_path: Path, monkeypatch) -> Path:
         make_set(tmp_path / "dump" / name, wavs, GENDERS, meta, **tables)
     run = Run(RECIPE, tmp_path, "mine")
     run.plan(force=False)
-    run.shard((1, 1), "cpu")
+    shard([run], (1, 1), "cpu")
     run.finish()
     monkeypatch.chdir(tmp_path)
     return tmp_path

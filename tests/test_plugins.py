@@ -11,7 +11,7 @@ from tiny_archives import tiny_archive
 
 from espnet_musa import config, registry
 from espnet_musa.anonymizers.base import ArraySource
-from espnet_musa.config import System
+from espnet_musa.config import Recipe
 from espnet_musa.data.datadir import DataDir, Meta
 from espnet_musa.errors import UserError
 from espnet_musa.pipeline.anonymize import build, plan_targets
@@ -22,7 +22,7 @@ SYSTEMS = [p.stem for p in sorted((REPOSITORY / "conf/systems").glob("*.yaml")) 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def plugin(request, tmp_path_factory):
     """(anonymizer, target) of a system; one that is trained gets a tiny model of random weights."""
-    system: System = config.load(System, REPOSITORY / f"conf/systems/{request.param}.yaml")
+    system = config.load_system(Recipe("tests", (), (), {}), request.param, REPOSITORY)
     table = {"u": "k"}
     data = DataDir(Path("s"), {"utt2spk": table, "wav.scp": table, "spk2gender": {"k": "f"}}, Meta())
     model = tiny_archive(tmp_path_factory.mktemp("model")) if system.train else None

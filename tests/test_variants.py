@@ -9,6 +9,7 @@ import pytest
 from conftest import make_source
 
 from espnet_musa import config
+from espnet_musa.anonymizers import dsp_f0
 from espnet_musa.anonymizers.base import F0Anonymizer
 from espnet_musa.anonymizers.dsp_f0 import DspF0
 from espnet_musa.bin import plan
@@ -16,7 +17,8 @@ from espnet_musa.config import FormatConfig, Recipe, SweepConfig
 from espnet_musa.data.audio import ArraySource
 from espnet_musa.errors import UserError
 from espnet_musa.pipeline import format as formatting
-from espnet_musa.pipeline.anonymize import Run, build
+from espnet_musa.pipeline.analysis import Analyses
+from espnet_musa.pipeline.anonymize import Run, build, shard
 
 BASE = """
 description: whole
@@ -52,14 +54,23 @@ def root(tmp_path):
     return tmp_path
 
 
-def make(root, name, recipe=RECIPE, nj=1):
-    run = Run(recipe, root, name)
-    run.plan(force=False)
+def make_all(root, names, recipe=RECIPE, nj=1):
+    runs = [Run(recipe, root, name) for name in names]
+    for run in runs:
+        run.plan(force=False)
     for job in range(nj, 0, -1):
-        run.shard((job, nj), "cpu")
-    run.finish()
-    place = root / "exp" / name / "data" / "s"
-    return {p.name: p.read_bytes() for p in (place / "wav").iterdir()}, (place / "utt2target").read_text()
+        shard(runs, (job, nj), "cpu")
+    out = []
+    for run in runs:
+        run.finish()
+        place = root / "exp" / run.name / "data" / "s"
+        wavs = {p.name: p.read_bytes() for p in (place / "wav").iterdir()}
+        out.append((wavs, (place / "utt2target").read_text()))
+    return out
+
+
+def make(root, name, recipe=RECIPE, nj=1):
+    return make_all(root, [name], recipe, nj)[0]
 
 
 @pytest.fixture
@@ -83,10 +94,21 @@ def test_variants_equal_full_runs_and_nothing_is_analysed_twice(root, analysed):
     assert not (root / "exp" / "cache").exists()  # nobody to share with
 
 
+def test_variants_made_together_equal_those_made_one_by_one(root, monkeypatch):
+    found = []
+    cheaptrick = dsp_f0.pyworld.cheaptrick
+    monkeypatch.setattr(dsp_f0.pyworld, "cheaptrick", lambda *args: found.append(1) or cheaptrick(*args))
+    together = make_all(root, ["flat", "noisy"], nj=3)
+    assert len(found) == len(together[0][0])  # an envelope an utterance, not a variant
+    (root / "exp").rename(root / "before")
+    assert [make(root, name) for name in ("flat", "noisy")] == together
+
+
 def test_a_damaged_analysis_is_made_again(root, analysed):
     flat = make(root, "flat")
     count = len(analysed)
     [place] = (root / "exp/cache/analysis/whole").iterdir()
+    Analyses.last = (None, {})  # as in a new process
     for file in place.iterdir():
         file.write_bytes(file.read_bytes()[:100])
     (root / "exp" / "flat").rename(root / "before")

@@ -17,7 +17,8 @@ from ..data.audio import SILENCE, ArraySource
 
 __all__ = ["PEAK", "Analysis", "Anonymizer", "ArraySource", "F0Anonymizer", "Source", "to_peak"]
 
-Analysis = dict[str, np.ndarray]  # what an F0Anonymizer keeps of an utterance; "f0": (F,) Hz, 0 = unvoiced
+# What an F0Anonymizer keeps of an utterance; "f0": (F,) Hz, 0 = unvoiced. What begins with _ stays in memory.
+Analysis = dict[str, Any]
 PEAK = 32766 / 32768  # absolute peak of a peak-normalised output, as the VoicePrivacy baselines write it
 
 
@@ -183,7 +184,8 @@ class F0Anonymizer(Anonymizer):
 
         Args:
             source: the recording.
-            analysis: of it.
+            analysis: of it. What the next synthesis of the same recording can use may be left here, under a name that
+                begins with _, if it does not grow with the recording.
             target: what the policy planned for the utterance.
             rng: the only source of randomness.
 

@@ -97,7 +97,8 @@ class DspF0(F0Anonymizer):
         """
         steps = [*self.params.transforms, *_target_transform(target)]
         changed = f0_transforms.apply(steps, analysis["f0"], rng, hop_ms=_HOP_MS)
-        return _synthesize(source, analysis["f0"], changed)
+        timbre = analysis.setdefault("_timbre", {}) if source.frames <= CHUNK * source.sample_rate else None
+        return _synthesize(source, analysis["f0"], changed, timbre)
 
 
 def _target_transform(target: Any) -> list[dict[str, dict[str, float]]]:
@@ -165,13 +166,16 @@ def _steer(f0: np.ndarray, phase: float, rate: int, hop: int) -> np.ndarray:
     return steered(200.0 + missing / slope)
 
 
-def _synthesize(source: Source, f0: np.ndarray, changed: np.ndarray) -> Iterator[np.ndarray]:
+def _synthesize(
+    source: Source, f0: np.ndarray, changed: np.ndarray, timbre: dict[str, np.ndarray] | None
+) -> Iterator[np.ndarray]:
     """Put an utterance together with another pitch track, chunk by chunk.
 
     Args:
         source: T samples.
         f0: (F,) Hz, of the analysis.
         changed: (F,) Hz, of the synthesis.
+        timbre: of a source of one chunk: what an earlier call has left, or room for it.
     """
     rate = source.sample_rate
     hop, size = round(rate * _HOP_MS / 1000), round(CHUNK * 1000 / _HOP_MS)
@@ -183,7 +187,11 @@ def _synthesize(source: Source, f0: np.ndarray, changed: np.ndarray) -> Iterator
             anchor = (begin + _STEER) * hop - last.start
             pitch = _steer(pitch, last.cycles[anchor - 1], rate, hop)
         wav = source.read(begin * hop, min(source.frames, end * hop)).astype(np.float64)
-        piece = _Piece(_world(wav, f0[begin:end], pitch, rate), begin * hop, _cycles(pitch, rate, hop))
+        piece = _Piece(
+            _world(wav, f0[begin:end], pitch, rate, {} if timbre is None else timbre),
+            begin * hop,
+            _cycles(pitch, rate, hop),
+        )
         start, stop = first * hop, min(source.frames, (first + size) * hop)
         block = piece.samples(start, stop).copy()
         if last is not None:
@@ -194,10 +202,13 @@ def _synthesize(source: Source, f0: np.ndarray, changed: np.ndarray) -> Iterator
         last = piece
 
 
-def _world(wav: np.ndarray, f0: np.ndarray, changed: np.ndarray, rate: int) -> np.ndarray:
-    """(F * hop,) samples: analysis of (T,) samples with (F,) Hz, synthesis with another (F,) Hz."""
-    time = np.arange(f0.size) * (_HOP_MS / 1000)
-    f0, changed = np.ascontiguousarray(f0), np.ascontiguousarray(changed)
-    envelope = pyworld.cheaptrick(wav, f0, time, rate)
-    aperiodicity = pyworld.d4c(wav, f0, time, rate)
-    return pyworld.synthesize(changed, envelope, aperiodicity, rate, _HOP_MS)
+def _world(
+    wav: np.ndarray, f0: np.ndarray, changed: np.ndarray, rate: int, timbre: dict[str, np.ndarray]
+) -> np.ndarray:
+    """(F * hop,) samples with `changed` Hz and the timbre of (T,) samples with `f0` Hz, found if `timbre` is empty."""
+    if not timbre:
+        time, f0 = np.arange(f0.size) * (_HOP_MS / 1000), np.ascontiguousarray(f0)
+        timbre["envelope"] = pyworld.cheaptrick(wav, f0, time, rate)
+        timbre["aperiodicity"] = pyworld.d4c(wav, f0, time, rate)
+    changed = np.ascontiguousarray(changed)
+    return pyworld.synthesize(changed, timbre["envelope"], timbre["aperiodicity"], rate, _HOP_MS)

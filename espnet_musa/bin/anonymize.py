@@ -11,14 +11,13 @@ keep their relative names with the ending .wav; those already there are skipped.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from .. import config
 from ..config import ROOT, Recipe
 from ..errors import UserError
 from ..pipeline import importing
-from ..pipeline.anonymize import Run
+from ..pipeline.anonymize import Run, shard
 from ..pipeline.files import anonymize_files
 from .common import load, recipe_parser, run_verb
 
@@ -57,26 +56,24 @@ def main(argv: list[str]) -> None:
         )
         return
     recipe, root = load(args)
-    names = [args.system] if args.system else [*config.variants(recipe, root)]
-    for name in names:
-        _anonymize(Run(recipe, root, name, args.sets), args)
-
-
-def _anonymize(run: Run, args: argparse.Namespace) -> None:
-    """The asked for steps of one system."""
-    if run.system.lower_bound:
-        print(f"{run.name}: the original speech (lower bound); nothing to anonymize")
-        return
-    if run.system.imported:
-        importing.require(run.recipe, run.root, run.name)
-        print(f"{run.name}: imported; nothing to anonymize")
-        return
+    runs = []
+    for name in [args.system] if args.system else config.variants(recipe, root):
+        run = Run(recipe, root, name, args.sets)
+        if run.system.lower_bound:
+            print(f"{name}: the original speech (lower bound); nothing to anonymize")
+        elif run.system.imported:
+            importing.require(recipe, root, name)
+            print(f"{name}: imported; nothing to anonymize")
+        else:
+            runs.append(run)
     if args.step in ("plan", "all"):
-        run.plan(force=args.force)
+        for run in runs:
+            run.plan(force=args.force)
     if args.step in ("shard", "all"):
-        run.shard(args.shard, args.device)
+        shard(runs, args.shard, args.device)
     if args.step in ("finish", "all"):
-        run.finish()
+        for run in runs:
+            run.finish()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Analyses of utterances on disk: what the variants of a system share, so that each is made once (stages 5 and 6).
+"""Analyses of utterances: what the variants of a system share, so that each is made once (stages 5 and 6).
 
 They tell how the original speaker speaks. So they lie in `exp/cache`, never below an anonymized set.
 """
@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Analyses:
 
     anonymizer: F0Anonymizer
     place: Path
+    last: ClassVar[tuple[Path | None, Analysis]] = (None, {})  # the variants ask for an utterance one after another
 
     @classmethod
     def of(cls, anonymizer: F0Anonymizer, data: DataDir, base: str, root: Path) -> Analyses:
@@ -46,8 +48,11 @@ class Analyses:
         )
 
     def one(self, utt: str, source: Source) -> Analysis:
-        """Of one recording."""
-        return self._load(utt) or self._save(utt, self.anonymizer.analyze(source))
+        """Of one recording; with what its last synthesis has left in it, if that was of the same recording."""
+        if Analyses.last[0] != self.place / utt:
+            found = self._load(utt) or self._save(utt, self.anonymizer.analyze(source))
+            Analyses.last = (self.place / utt, found)
+        return Analyses.last[1]
 
     def batch(self, utts: Sequence[str], wavs: Sequence[np.ndarray]) -> list[Analysis]:
         """Of a batch of (T,) samples; if one is missing all are made, since the last bits may depend on the batch."""
@@ -68,6 +73,6 @@ class Analyses:
         self.place.mkdir(parents=True, exist_ok=True)
         temporary = self.place / f"{utt}.{os.getpid()}.tmp"
         with temporary.open("wb") as stream:
-            np.savez(stream, **analysis)
+            np.savez(stream, **{name: values for name, values in analysis.items() if name[0] != "_"})
         temporary.replace(self.place / f"{utt}.npz")
         return analysis

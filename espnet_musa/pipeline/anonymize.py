@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,7 @@ from ..log import get_logger
 from .analysis import Analyses
 from .batching import Batch, plan
 from .format import publish
-from .sharding import begun, choose_sets, missing, share, training_set, work
+from .sharding import begun, choose_sets, missing, share, training_sets, work
 
 log = get_logger(__name__)
 Job = tuple[Path, str, Callable[[], None]]  # file to make, utterance, what makes it; see `work`
@@ -162,6 +162,18 @@ def write(blocks: Iterable[np.ndarray], source: Source, out: Path, *, normalize:
         write_pcm(out, read_back(spooled, gain, truncate=normalize), source.sample_rate)
 
 
+def shard(runs: Sequence[Run], part: tuple[int, int], device: str) -> None:
+    """Convert this job's share of the utterances of one system, or of several variants of one: utterance by utterance,
+    so that a variant finds what the one before has just loaded or computed.
+    """
+    together: dict[tuple[str, ...], list[Job]] = {}
+    for run in runs:
+        for key, batch in run.batches(device).items():
+            together.setdefault(key, []).extend(batch)
+    jobs = [job for batch in share(list(together.values()), part) for job in batch]
+    work(jobs, f"anonymize {' '.join(run.name for run in runs)}")
+
+
 class Run:
     """One system over the sets of a recipe.
 
@@ -178,7 +190,9 @@ class Run:
         roles = config.anonymized_roles(recipe, root)
         paths = choose_sets(root / "dump", roles, names, "format")
         if set(roles) - set(recipe.anonymize_roles) and not self.system.lower_bound:
-            training_set(root)  # a semi-informed attacker without one is better noticed now than at stage 7
+            for evaluator in (config.load_evaluator(recipe, one, root) for one in recipe.evaluators):
+                if evaluator.semi:  # without its training set it is better noticed now than at stage 7
+                    training_sets(root, evaluator)
         self.sets = [DataDir.read(path, "audio") for path in paths]
 
     def plan(self, *, force: bool) -> None:
@@ -203,14 +217,17 @@ class Run:
             stamp.write_json(partial / ".targets.json", targets[data.name])
         config.save(self.system, self.base.parent / "system.yaml")
 
-    def shard(self, part: tuple[int, int], device: str) -> None:
-        """Convert this job's share of the utterances."""
+    def batches(self, device: str) -> dict[tuple[str, ...], list[Job]]:
+        """Jobs of all sets that were begun, by set and utterances; those of a list are converted by one process."""
         todo = [data for data in self.sets if begun([self.base / data.name])]
         if not todo:
-            return
+            return {}
         anonymizer = build(self.system, device, trained_model(self.system, self.root))
-        batches = [batch for data in todo for batch in self._batches(anonymizer, data)]
-        work([job for batch in share(batches, part) for job in batch], f"anonymize {self.name}")
+        return {
+            (data.name, *(utt for _, utt, _ in batch)): batch
+            for data in todo
+            for batch in self._batches(anonymizer, data)
+        }
 
     def _batches(self, anonymizer: Anonymizer, data: DataDir) -> Iterator[list[Job]]:
         """Jobs of a set; those of a list are converted at once, by one process."""
