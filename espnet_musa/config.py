@@ -150,6 +150,11 @@ class EvaluatorConfig:
         """Whether the attacker is semi-informed: trained on what each system makes of the training set."""
         return self.attacker == "semi"
 
+    @property
+    def by_language(self) -> bool:
+        """Whether each language has an attacker of its own, trained on the set of role `attack_train` in it."""
+        return bool(self.params.get("by_language"))
+
 
 def conf_file(recipe_dir: Path, kind: str, name: str) -> Path:
     """The YAML of a system, an evaluator or a training: the recipe's own `conf/` comes before the shared one."""

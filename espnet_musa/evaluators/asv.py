@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.trials import Trials, read_trials, write_scores
-from ..errors import Problems
+from ..errors import Problems, UserError
 from ..log import get_logger
 from ..metrics.bootstrap import eer_interval
 from ..metrics.cllr import cllr, cllr_min
@@ -56,6 +56,8 @@ class Asv(VerificationEvaluator):
             those of PLDA are and cosines are not), "cllr_min", "zebra" (population and individual).
         conditions: which to score, where there are data for them.
         bootstrap: draws of speakers behind an interval of the EER; 0: no intervals.
+        by_language: each language has an attacker of its own, trained on the set of role `attack_train` in it (track 2
+            of VoicePrivacy 2026); trials in other languages are not scored.
     """
 
     def __init__(
@@ -67,7 +69,12 @@ class Asv(VerificationEvaluator):
         metrics: Sequence[str] = ("eer",),
         conditions: Sequence[str] = CONDITIONS,
         bootstrap: int = 1000,
+        by_language: bool = False,
     ) -> None:
+        if by_language and (model != "recipe" or backend == "plda"):
+            raise UserError(
+                "by_language is for attackers that the recipe trains", expected="model: recipe, cosine"
+            )
         check_known("EER method", method, METHODS)
         for kind, names, known in (("metric", metrics, METRICS), ("condition", conditions, CONDITIONS)):
             for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..errors import UserError
 from ..evaluators.base import Metric, Resources
 from ..log import get_logger
 from . import importing
-from .sharding import training_set
+from .sharding import language_of, training_set
 
 log = get_logger(__name__)
 Pair = tuple[DataDir, DataDir | None]  # original and anonymized; None for the lower bound
@@ -98,7 +99,7 @@ def score(recipe: Recipe, root: Path, system_name: str, *, jobs: int, device: st
         partial = stamp.begin(out, "score", fields, force=force)
         started = time.monotonic()
         resources = Resources(model, root / "exp" / "cache" / name, device, jobs, recipe.seed, train)
-        metrics = _run(evaluator, sets, partial, resources)
+        metrics = _run(evaluator, sets, partial, resources, settings.by_language)
         stamp.write_json(
             partial / "metrics.json",
             {"system": system_name, "evaluator": name, "metrics": [m.to_dict() for m in metrics]},
@@ -113,7 +114,9 @@ def _training(root: Path, system: str, settings: EvaluatorConfig) -> DataDir:
     return anonymized_copy(original, root, system) if settings.semi else original
 
 
-def _run(evaluator, sets: dict[str, Pair], out: Path, resources: Resources) -> list[Metric]:
+def _run(
+    evaluator, sets: dict[str, Pair], out: Path, resources: Resources, by_language: bool
+) -> list[Metric]:
     metrics: list[Metric] = []
     for name, (original, anonymized) in sets.items():
         meta = original.meta
@@ -123,9 +126,20 @@ def _run(evaluator, sets: dict[str, Pair], out: Path, resources: Resources) -> l
                     f"enrolment set '{meta.enroll}' is not there", path=original.path / "meta.yaml"
                 )
             enroll = sets[meta.enroll]
+            lent = _of_language(resources, original) if by_language else resources
+            if lent is None:
+                log.info("score: %s is in no language that an attacker was trained in", name)
+                continue
             (out / name).mkdir(exist_ok=True)
-            metrics += evaluator.score(enroll[0], original, enroll[1], anonymized, out / name, resources)
+            metrics += evaluator.score(enroll[0], original, enroll[1], anonymized, out / name, lent)
         elif evaluator.kind in ("paired", "single") and meta.role in ("trial", "utility"):
             (out / name).mkdir(exist_ok=True)
             metrics += evaluator.score(original, anonymized, out / name, resources)
     return metrics
+
+
+def _of_language(resources: Resources, data: DataDir) -> Resources | None:
+    """What is lent with the attacker of the set's language; None if there is no such."""
+    code = language_of(data)
+    place = resources.model_dir / code if code and resources.model_dir else None
+    return dataclasses.replace(resources, model_dir=place) if place and place.is_dir() else None

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from .. import stamp
-from ..data.datadir import list_sets
+from ..config import EvaluatorConfig
+from ..data.datadir import DataDir, list_sets
 from ..errors import Problems, UserError, suggest
 from ..log import get_logger, progress
 
@@ -51,6 +52,35 @@ def training_set(root: Path) -> Path:
             hint="run stage 'format' first, or set the roles in meta.yaml",
         )  # fmt: skip
     return found[0]
+
+
+def training_sets(root: Path, settings: EvaluatorConfig) -> dict[str, Path]:
+    """The sets that an evaluator's attackers are trained on: one for each language if it is `by_language`, else `""`.
+
+    Raises:
+        UserError: if there is not exactly one, or with `by_language` not exactly one in each language that there is.
+    """
+    if not settings.by_language:
+        return {"": training_set(root)}
+    out: dict[str, Path] = {}
+    problems = Problems()
+    for path in list_sets(root / "dump", ["attack_train"]):
+        code = language_of(DataDir.read(path))
+        if code is None:
+            problems.add("in several languages, or in none", path=path, expected="utt2lang with one language")
+        elif code in out:
+            problems.add(f"also in '{code}', as {out[code].name}", path=path, expected="one set a language")
+        out.setdefault(code or path.name, path)
+    if not out:
+        problems.add("no set has the role attack_train", path=root / "dump", hint="run stage 'format' first")
+    problems.raise_if_any()
+    return out
+
+
+def language_of(data: DataDir) -> str | None:
+    """The language that all utterances of a set are in, None if there is no such."""
+    spoken = {data.tables.get("utt2lang", {}).get(utt) for utt in data.utts}
+    return spoken.pop() if len(spoken) == 1 else None
 
 
 def begun(outs: Iterable[Path]) -> list[Path]:
