@@ -48,6 +48,17 @@ def voice(seed: int = 0, seconds: float = 1.0, f0: float = 120.0, rate: int = 16
     return wav.astype(np.float32)
 
 
+def vowel(f0: float | np.ndarray, seconds: float, rate: int = 16000) -> np.ndarray:
+    """A steady vowel whose pitch in Hz is known at each sample: harmonics up to 3.5 kHz under three resonances."""
+    track = np.broadcast_to(f0, round(seconds * rate))
+    phase = np.cumsum(track) / rate
+    wav = np.zeros(len(track))
+    for harmonic in range(1, int(3500 / np.max(f0)) + 1):
+        gain = sum(1 / (1 + ((harmonic * track - f) / 90) ** 2) for f in (500, 1500, 2500))
+        wav += (0.02 + gain) * np.sin(2 * np.pi * harmonic * phase)
+    return (0.1 * wav).astype(np.float32)
+
+
 def make_source(
     place: Path,
     *,

@@ -170,6 +170,7 @@ def test_flat_memory_and_exact_length(monkeypatch):
         ({"transform": []}, "did you mean 'transforms'"),
         ({"transforms": [{"scal": {"factor": 2}}]}, "did you mean 'scale'"),
         ({"transforms": [{"scale": {"factor": -2}}]}, "scale.factor is -2"),
+        ({"transforms": [{"normalize": {}}]}, "end in z-scores"),
     ],
 )
 def test_refuses_bad_parameters(params, words):

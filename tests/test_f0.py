@@ -1,14 +1,22 @@
-"""F0 extraction (pitch found, grid, flat memory) and transforms (closed forms)."""
+"""F0 extraction by all trackers: pitch found, grid, batches, flat memory, refusals."""
+
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from conftest import vowel
 
 from espnet_musa.data.audio import ArraySource, AudioFile, write_wav
 from espnet_musa.errors import UserError
-from espnet_musa.f0.extract import extract, extract_stream
-from espnet_musa.f0.transforms import LOWEST, apply
+from espnet_musa.f0 import praat
+from espnet_musa.f0.extract import extract, extract_batch, extract_stream
 
 RATE = 16000
+PRAAT = pytest.param(
+    "praat",
+    marks=pytest.mark.skipif(find_spec("parselmouth") is None, reason="praat-parselmouth is not installed"),
+)
+TRACKERS = ["harvest", "dio", "yaapt", PRAAT]
 
 
 def tone(f0: float | np.ndarray, seconds: float, rate: int = RATE) -> np.ndarray:
@@ -27,23 +35,37 @@ class Watched(ArraySource):
         return super().read(start, stop)
 
 
-@pytest.mark.parametrize("tracker", ["harvest", "dio"])
+@pytest.mark.parametrize("tracker", TRACKERS)
 @pytest.mark.parametrize("hop_ms", [5.0, 10.0])
 @pytest.mark.parametrize("rate", [16000, 22050])
 def test_finds_the_pitch(tracker, hop_ms, rate):
-    f0 = extract(tone(137.0, 1.0, rate), rate, tracker=tracker, hop_ms=hop_ms)
+    f0 = extract(vowel(137.0, 1.0, rate), rate, tracker=tracker, hop_ms=hop_ms)
     assert f0.shape == (int(1000 / hop_ms) + 1,)
     assert np.median(f0[f0 > 0]) == pytest.approx(137, rel=0.01)
     assert (f0 > 0).mean() > 0.9
 
 
-def test_frames_are_centred_on_the_hop():
-    pitch = np.linspace(100, 200, 2 * RATE)
-    f0 = extract(tone(pitch, 2.0), RATE)
-    np.testing.assert_allclose(f0[50:150], pitch[::160][50:150], rtol=0.02)
+@pytest.mark.parametrize("tracker", TRACKERS)
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_frames_are_centred_on_the_hop(tracker, rate):
+    """A sweep of 25 Hz a second over 4 s: the median error is that of less than 4 ms."""
+    pitch = np.linspace(100, 200, 4 * rate)
+    f0 = extract(vowel(pitch, 4.0, rate), rate, tracker=tracker)
+    truth = np.interp(np.arange(401) / 100, np.arange(4 * rate) / rate, pitch)
+    error = (f0 - truth)[50:350][f0[50:350] > 0]
+    assert error.size > 280
+    assert abs(np.median(error)) < 0.1
 
 
-@pytest.mark.parametrize("tracker", ["harvest", "dio"])
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_a_batch_is_its_utterances(tracker):
+    wavs = [vowel(pitch, seconds) for pitch, seconds in ((110.0, 0.3), (220.0, 0.9), (150.0, 0.01))]
+    for batched, wav in zip(extract_batch(wavs, RATE, tracker=tracker), wavs, strict=True):
+        assert (batched == extract(wav, RATE, tracker=tracker)).all()
+    assert extract_batch([], RATE, tracker=tracker) == []
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
 def test_short_and_silent(tracker):
     rng = np.random.default_rng(0)
     for samples in (1, 2, 79, 80, 160, 400, 1600):
@@ -52,6 +74,19 @@ def test_short_and_silent(tracker):
             assert f0.shape == (samples // 160 + 1,)
             assert np.isfinite(f0).all() and (f0 >= 0).all()
     assert not extract(np.zeros(RATE, np.float32), RATE, tracker=tracker).any()
+
+
+@pytest.mark.parametrize("tracker", ["yaapt", PRAAT])
+def test_trackers_of_whole_utterances_in_flat_memory(tracker, monkeypatch):
+    """They get longer chunks with more context; at a border the track goes on."""
+    monkeypatch.setattr("espnet_musa.f0.extract.UTTERANCE", 4)
+    monkeypatch.setattr("espnet_musa.f0.extract._SURROUNDINGS", 2)
+    pitch = 140 + 30 * np.sin(np.arange(10 * RATE) / RATE)
+    source = Watched(vowel(pitch, 10.0), RATE)
+    f0 = extract_stream(source, tracker=tracker)
+    assert f0.shape == (1001,)
+    assert source.longest <= 8 * RATE
+    np.testing.assert_allclose(f0[20:980], pitch[::160][20:980], rtol=0.03)
 
 
 def test_long_audio_in_flat_memory_from_anywhere(tmp_path, monkeypatch):
@@ -102,6 +137,8 @@ def test_refuses_bad_settings_and_samples():
         ({"hop_ms": 7.0}, "hop of 7.0 ms"),
         ({"floor": 300.0, "ceiling": 200.0}, "range of 300.0 to 200.0"),
         ({"floor": 1.0}, "range"),
+        ({"tracker": "yaapt", "floor": 75.0, "ceiling": 140.0}, "more than an octave"),
+        ({"tracker": "yaapt", "ceiling": 1990.0}, "at most 1890 Hz"),
     ):
         with pytest.raises(UserError, match=words):
             extract(wav, RATE, **bad)
@@ -111,146 +148,17 @@ def test_refuses_bad_settings_and_samples():
         extract(np.array([0, np.nan], np.float32), RATE)
 
 
-# -- transforms ------------------------------------------------------------------------------------------------------
+def test_praat_absent(monkeypatch):
+    monkeypatch.setattr("espnet_musa.f0.praat.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install 'praat-parselmouth"):
+        extract(tone(120.0, 0.1), RATE, tracker="praat")
 
 
-def contour(frames: int = 20000) -> np.ndarray:
-    """A long track with mean 150 and standard deviation 20 over voiced frames, a third unvoiced."""
-    rng = np.random.default_rng(0)
-    f0 = rng.normal(size=frames)
-    voiced = np.arange(frames) % 3 > 0
-    f0 = 150 + 20 * (f0 - f0[voiced].mean()) / f0[voiced].std()
-    return np.where(voiced, f0, 0.0)
-
-
-def change(f0, *transforms, seed=0):
-    return apply(list(transforms), f0, np.random.default_rng(seed), hop_ms=10.0)
-
-
-@pytest.mark.parametrize(("reading", "left"), [("r1", 0.25), ("r2", 0.75)])
-def test_mean_reversion(reading, left):
-    f0 = contour()
-    out = change(f0, {"mean_reversion": {"alpha": 0.75, "reading": reading}})
-    voiced = f0 > 0
-    assert out[voiced].mean() == pytest.approx(150)
-    assert out[voiced].std() == pytest.approx(20 * left)
-    np.testing.assert_allclose(out[voiced], 150 + left * (f0[voiced] - 150))
-    assert not out[~voiced].any()
-    default = change(f0, {"mean_reversion": {"alpha": 0.75}})
-    assert (default == out).all() == (reading == "r1")
-
-
-def test_moving_mean():
-    # hop 10 ms, window 20 ms: one frame to either side; unvoiced frames are no part of a mean
-    f0 = np.array([100.0, 200, 300, 0, 100, 0, 0])
-    out = change(f0, {"mean_reversion": {"alpha": 1.0, "mean": "moving", "window_ms": 20.0}})
-    assert out.tolist() == [150, 200, 250, 0, 100, 0, 0]
-    slow = np.linspace(100, 200, 400)
-    out = change(slow, {"mean_reversion": {"alpha": 0.75, "mean": "moving"}})
-    np.testing.assert_allclose(out[40:-40], slow[40:-40])  # declination is left alone
-
-
-@pytest.mark.parametrize(
-    ("params", "sigma"),
-    [
-        ({}, 20 / np.sqrt(10)),
-        ({"reading": "snr_variance"}, 20 / np.sqrt(10)),
-        ({"reading": "snr_power"}, np.hypot(150, 20) / np.sqrt(10)),
-        ({"reading": "absolute_hz"}, np.sqrt(10)),
-        ({"reading": "absolute_z"}, 20 * np.sqrt(10)),
-        ({"db": 0.0}, 20),
-        ({"db": -6.0}, 20 * 10**0.3),
-    ],
-)
-def test_noise_power(params, sigma):
-    f0 = contour() + 1000 * (contour() > 0)  # far from the lowest pitch, which would clip the noise
-    if params.get("reading") == "snr_power":
-        sigma = np.hypot(1150, 20) / np.sqrt(10)
-    noise = change(f0, {"awgn": {"db": 10.0, **params}}) - f0
-    voiced = f0 > 0
-    assert noise[voiced].std() == pytest.approx(sigma, rel=0.03)
-    assert abs(noise[voiced].mean()) < 4 * sigma / np.sqrt(voiced.sum())
-    assert not noise[~voiced].any()
-
-
-def test_noise_after_mean_reversion_is_relative_to_the_original_unless_told():
-    f0 = contour()
-    voiced, reversion = f0 > 0, {"mean_reversion": {"alpha": 0.75}}
-    calm = change(f0, reversion)
-    original = change(f0, reversion, {"awgn": {"db": 10.0}}) - calm
-    current = change(f0, reversion, {"awgn": {"db": 10.0, "reference": "current"}}) - calm
-    assert original[voiced].std() == pytest.approx(20 / np.sqrt(10), rel=0.03)
-    assert current[voiced].std() == pytest.approx(5 / np.sqrt(10), rel=0.03)
-
-
-def test_noise_is_the_generators():
-    f0, noise = contour(300), {"awgn": {"db": 10.0}}
-    assert (change(f0, noise, seed=1) == change(f0, noise, seed=1)).all()
-    assert (change(f0, noise, seed=1) != change(f0, noise, seed=2))[f0 > 0].all()
-
-
-def test_voiced_stays_voiced():
-    f0 = contour()
-    out = change(f0, {"awgn": {"db": -40.0}})
-    assert ((out > 0) == (f0 > 0)).all()
-    assert out[f0 > 0].min() == LOWEST
-
-
-@pytest.mark.parametrize(
-    "neutral",
-    [
-        [],
-        [{"mean_reversion": {"alpha": 0}}],
-        [{"mean_reversion": {"alpha": 1.0, "reading": "r2"}}],
-        [{"scale": {"factor": 1}}],
-        [{"awgn": {"db": 100.0}}],
-    ],
-)
-def test_neutral(neutral):
-    f0 = contour(300)
-    np.testing.assert_allclose(change(f0, *neutral), f0, rtol=1e-5)
-
-
-def test_scale_and_order():
-    f0 = contour(300)
-    np.testing.assert_allclose(change(f0, {"scale": {"factor": 1.25}}), 1.25 * f0)
-    one = change(f0, {"scale": {"factor": 2.0}}, {"awgn": {"db": 10.0, "reading": "absolute_hz"}})
-    other = change(f0, {"awgn": {"db": 10.0, "reading": "absolute_hz"}}, {"scale": {"factor": 2.0}})
-    np.testing.assert_allclose(other - 2 * f0, 2 * (one - 2 * f0), atol=1e-9)
-
-
-def test_input_is_not_changed_and_silence_comes_back():
-    f0 = contour(300)
-    copy = f0.copy()
-    change(f0, {"scale": {"factor": 2.0}})
-    assert (f0 == copy).all()
-    everything = [{"mean_reversion": {"alpha": 0.5}}, {"awgn": {"db": 3.0}}, {"scale": {"factor": 2.0}}]
-    assert not change(np.zeros(10), *everything).any()
-    assert change(np.array([0.0, 120.0]), *everything).tolist() == [
-        0,
-        240,
-    ]  # one frame: no variance, no noise
-
-
-@pytest.mark.parametrize(
-    ("transform", "words"),
-    [
-        ({"mean_reversoin": {"alpha": 1}}, "did you mean 'mean_reversion'"),
-        ({"mean_reversion": {"aplha": 1}}, "no parameter 'aplha'; did you mean 'alpha'"),
-        ({"mean_reversion": {}}, "needs the parameter 'alpha'"),
-        ({"mean_reversion": {"alpha": 1.5}}, "alpha is 1.5; expected a number from 0 to 1"),
-        ({"mean_reversion": {"alpha": float("nan")}}, "alpha is nan"),
-        ({"mean_reversion": {"alpha": True}}, "alpha is True"),
-        ({"mean_reversion": {"alpha": 0.5, "reading": "r3"}}, "unknown mean_reversion.reading 'r3'"),
-        ({"awgn": {"db": "10"}}, "awgn.db is '10'"),
-        ({"awgn": {"db": 10, "reading": "snr"}}, "unknown awgn.reading 'snr'"),
-        ({"scale": {"factor": 0}}, "scale.factor is 0"),
-        ({"scale": 2.0}, "scale has parameters 2.0"),
-        ({"scale": {"factor": 1}, "awgn": {"db": 1}}, "a transform is"),
-        ("scale", "a transform is 'scale'"),
-    ],
-)
-def test_refuses_bad_transforms(transform, words):
-    with pytest.raises(UserError) as error:
-        change(contour(30), transform)
-    assert words in str(error.value)
+def test_praat_is_praat_on_the_grid():
+    """As many frames as Praat itself finds in the padded sound, each where it should be."""
+    pytest.importorskip("parselmouth")
+    wav = vowel(150.0, 0.505)
+    own, grid = praat.pitch(wav, RATE, 10.0, 75.0, 500.0), praat.track(wav, RATE, 10.0, 75.0, 500.0)
+    assert own.size == int((0.505 - 3 / 75) / 0.01) + 1 and grid.size == 51
+    assert np.median(own) == pytest.approx(150, rel=1e-3) and np.median(grid) == pytest.approx(150, rel=1e-3)
+    assert praat.pitch(wav[:600], RATE, 10.0, 75.0, 500.0).tolist() == [0]

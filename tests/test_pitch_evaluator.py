@@ -12,6 +12,7 @@ from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
 from espnet_musa.evaluators.base import Resources
 from espnet_musa.evaluators.pitch import Pitch
+from espnet_musa.metrics.pitch import pitch_correlation
 
 
 def melody(seconds: float, middle: float, seed: int) -> np.ndarray:
@@ -53,6 +54,32 @@ def test_groups_are_means_over_their_utterances(tmp_path: Path):
     assert value["avg"] == pytest.approx((value["f"] + value["m"]) / 2)
     assert value["all"] == pytest.approx((2 * value["f"] + value["m"]) / 3)
     assert count == {"all": 3, "f": 2, "m": 1, "avg": 3}
+
+
+def test_yaapt_in_place_of_praat(tmp_path: Path):
+    metrics = Pitch(tracker="yaapt").score(*pair(tmp_path), tmp_path, Resources())
+    assert {m.notes for m in metrics} == {"YAAPT replaces Praat; reading vpc2022"}
+    assert {m.value for m in metrics} == {1.0}
+
+
+def test_praat_as_the_challenge_calls_it(tmp_path: Path):
+    """Praat's own frames: the definition word for word, on two utterances of different length."""
+    parselmouth = pytest.importorskip("parselmouth")
+    original, anonymized = pair(tmp_path, {"c-0": melody(1.1, 150.0, 5)})
+    metrics = Pitch(tracker="praat").score(original, anonymized, tmp_path, Resources())
+    assert {m.notes for m in metrics} == {"Praat; reading vpc2022"}
+    tracks = []
+    for data in (original, anonymized):
+        sound = parselmouth.Sound(str(data.audio_path("c-0")))
+        pitch = sound.to_pitch(time_step=0.01, pitch_floor=75, pitch_ceiling=500)
+        tracks.append(pitch.selected_array["frequency"])
+    assert next(m.value for m in metrics if m.group == "m") == pytest.approx(pitch_correlation(*tracks))
+
+
+def test_praat_is_asked_for_before_anything_is_scored(monkeypatch):
+    monkeypatch.setattr("espnet_musa.f0.praat.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install 'praat-parselmouth"):
+        Pitch(tracker="praat")
 
 
 def test_processes_change_nothing(tmp_path: Path):

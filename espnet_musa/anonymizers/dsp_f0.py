@@ -25,7 +25,7 @@ _FADE = 160  # samples of cross-fade from chunk to chunk
 class Tracker:
     """How F0 is found, see `f0.extract`."""
 
-    tracker: str = "harvest"  # harvest | dio
+    tracker: str = "harvest"  # harvest | dio | yaapt | praat
     floor: float = 71.0  # Hz
     ceiling: float = 800.0  # Hz
 
@@ -58,6 +58,8 @@ class DspF0(F0Anonymizer):
         """
         super().__init__(**params)
         check_tracker(**self.analysis_params())
+        if f0_transforms.domain(self.params.transforms) != "hz":
+            raise UserError("the transforms end in z-scores", expected="Hz: WORLD needs a pitch; leave `normalize` out")
         f0_transforms.parse(self.params.transforms)
 
     def analysis_params(self) -> dict[str, Any]:
