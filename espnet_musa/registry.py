@@ -15,6 +15,7 @@ ANONYMIZERS = {
     "mcadams": "espnet_musa.anonymizers.mcadams:McAdams",
     "dsp_f0": "espnet_musa.anonymizers.dsp_f0:DspF0",
     "musa": "espnet_musa.anonymizers.musa:Musa",
+    "vqbn": "espnet_musa.anonymizers.vqbn:VqBn",
 }
 TARGETS = {
     "none": "espnet_musa.targets.policies:NoTarget",
@@ -36,6 +37,7 @@ EVALUATORS = {
 TEACHERS = {
     "mfcc": "espnet_musa.tokenizer.mfcc:Mfcc",
     "wav2vec2": "espnet_musa.tokenizer.teachers:SelfSupervised",
+    "fbank": "espnet_musa.tokenizer.fbank:Fbank",
 }
 CORPORA = {
     "mini": "espnet_musa.corpora.mini:prepare",
@@ -47,6 +49,7 @@ CORPORA = {
     "iemocap": "espnet_musa.corpora.iemocap:prepare",
     "vctk": "espnet_musa.corpora.vctk:prepare",
     "vpc_data": "espnet_musa.corpora.vpc_lists:prepare_vpc_data",
+    "vpc2026_track2": "espnet_musa.corpora.vpc2026:prepare",
 }
 
 

@@ -16,7 +16,7 @@ from espnet_musa.errors import UserError
 from espnet_musa.evaluators import asr_backends
 from espnet_musa.evaluators.asr_backends import collapse, length_batches
 from espnet_musa.evaluators.asr_backends.recipe import AsrTrainConfig, RecipeCtc
-from espnet_musa.evaluators.asr_backends.recipe_train import learning_rate, train
+from espnet_musa.evaluators.asr_backends.recipe_train import train
 from espnet_musa.evaluators.asr_backends.sphinx import Pocketsphinx
 from espnet_musa.evaluators.asr_backends.wav2vec2_ctc import Wav2vec2Ctc
 from espnet_musa.evaluators.asr_backends.whisper import Whisper
@@ -248,12 +248,6 @@ def test_recipe_damaged_model(trained: Path, tmp_path: Path):
                 (place / file.name).write_bytes(file.read_bytes())
         with pytest.raises(UserError, match=message):
             RecipeCtc(place)
-
-
-def test_learning_rate_rises_and_falls():
-    rates = [learning_rate(step, 100, TINY) for step in range(100)]
-    assert max(rates) == rates[19] == TINY.max_lr
-    assert rates[-1] == pytest.approx(0.01 * TINY.max_lr)
 
 
 def test_pocketsphinx_does_not_depend_on_what_came_before():

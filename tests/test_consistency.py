@@ -146,11 +146,14 @@ def test_recipes_have_their_files(path):
     recipe: Recipe = config.load_recipe(path)
     assert recipe.name == path.parts[-3]
     files = {p.name for p in path.parent.parent.iterdir()}
-    assert {"run.sh", "README.md", "conf", "RESULTS.md", "results.json"} <= files
+    assert {"run.sh", "README.md", "conf"} <= files
+    assert len({"RESULTS.md", "results.json"} & files) != 1  # none where nobody has run the whole recipe
     assert os.access(path.parent.parent / "run.sh", os.X_OK)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.parts[-3])
+@pytest.mark.parametrize(
+    "path", [p for p in RECIPES if (p.parents[1] / "results.json").is_file()], ids=lambda p: p.parts[-3]
+)
 def test_results_are_generated(path):
     place = path.parent.parent
     results = json.loads((place / "results.json").read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ from espnet_musa.evaluators.crops import Segments, crops, cut, loud_crops, split
 from espnet_musa.evaluators.ecapa_train import TrainConfig, learning_rate, train
 from espnet_musa.evaluators.encoders import NetEncoder
 from espnet_musa.evaluators.speaker_nets import NetConfig
+from espnet_musa.metrics.eer import eer
 
 TINY = TrainConfig(model=SMALL, crop_s=0.5, batch_size=4, epochs=2, max_lr=0.01)
 XVECTOR = NetConfig("xvector", mel_bands=40, channels=16, pooled_channels=24, embedding_dim=12)
@@ -216,6 +217,44 @@ def test_which_epoch_is_kept(data: DataDir, tmp_path: Path, monkeypatch, protoco
     found = weights(tmp_path / "out")
     equal = [all(torch.equal(found[name], state[name]) for name in found) for state in states]
     assert equal == [number == kept for number in (0, 1)]
+
+
+def test_who_knows_a_fixed_transform_is_the_stronger_attacker(tmp_path: Path):
+    """Spectra turned upside down: a model of such speech errs less on other such voices than one of plain speech."""
+
+    def turned(wav: np.ndarray) -> np.ndarray:
+        return wav * np.where(np.arange(len(wav)) % 2, -1, 1).astype(np.float32)
+
+    def voice(pitch: float, seed: int) -> np.ndarray:
+        return tone(0.8, pitch * (1 + 0.02 * np.random.default_rng(seed).standard_normal()), seed)
+
+    genders = {f"s{i}": "fm"[i % 2] for i in range(10)}
+    attacked = [turned(voice(95 * 1.13**i, 1000 + 10 * i + k)) for i in range(10) for k in range(6)]
+    errors = {}
+    for name, change in (("lazy", lambda wav: wav), ("semi", turned)):
+        wavs = {
+            f"s{i}-{k}": change(voice(90 * 1.13**i, 10 * i + k)).astype(np.float32)
+            for i in range(10)
+            for k in range(5)
+        }
+        path = make_set(tmp_path / name / "data", wavs, genders, {"role": "attack_train"})
+        train(
+            DataDir.read(path, "audio"), tmp_path / name / "model", replace(TINY, batch_size=8, epochs=12), 0
+        )
+        vectors = NetEncoder(tmp_path / name / "model").embed(attacked).reshape(10, 6, -1)
+        models, trials = vectors[:, :3].mean(axis=1), vectors[:, 3:]
+        models /= np.linalg.norm(models, axis=1, keepdims=True)
+        scores = np.einsum("id,jkd->ijk", models, trials / np.linalg.norm(trials, axis=2, keepdims=True))
+        own = np.eye(10, dtype=bool)
+        errors[name] = eer(scores[own], scores[~own]).eer
+    assert errors["semi"] < errors["lazy"] - 0.1
+
+
+def test_auto_precision_is_written_down(data: DataDir, tmp_path: Path):
+    train(data, tmp_path / "out", replace(TINY, epochs=1, precision="auto"), 0)
+    kept = config.load(TrainConfig, tmp_path / "out" / "train.yaml").precision
+    assert kept == ecapa_train.resolved("auto", "cpu") and kept in ecapa_train.TYPES
+    assert ecapa_train.resolved("fp32", "cpu") == "fp32"
 
 
 def test_fine_tuning_needs_the_same_sizes(data: DataDir, tmp_path: Path):

@@ -318,3 +318,33 @@ def test_unknown_language_and_death_are_reported(tmp_path, monkeypatch):
 def test_numbers_out_of_range(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
         generate(tmp_path, **arguments)
+
+
+# --- by language --------------------------------------------------------------------------------------------------
+
+
+def test_sets_of_one_language_each(tmp_path):
+    spoken = {"codec_languages": ["nl", "pl"], "train_languages": ["nl", "pl", "cmn"], "train_speakers": 3}
+    sets = generate(tmp_path, eval_languages="nl pl cmn", romanize=True, impostors=1, **spoken)
+    names = [f"mini_{code}_{part}" for part in ("enrolls", "trials") for code in ("nl", "pl", "cmn")]
+    assert list(sets) == ["mini_train", *names, "mini_codec"]
+    assert set(sets["mini_codec"].table("utt2lang").values()) == {"nl", "pl"}  # Mandarin is held out
+    assert set(sets["mini_train"].table("utt2lang").values()) == {"nl", "pl", "cmn"}
+    people = []
+    for code in ("nl", "pl", "cmn"):
+        enrolls, trials = sets[f"mini_{code}_enrolls"], sets[f"mini_{code}_trials"]
+        assert trials.meta.enroll == enrolls.name and set(trials.table("utt2lang").values()) == {code}
+        assert sorted(trials.table("spk2gender").values()) == ["f", "f", "m", "m"]
+        assert sorted(enrolls.table("spk2gender").values()) == ["f", "m"]  # one of each gender is an impostor
+        rows = [line.split() for line in (trials.path / "trials").read_text().splitlines()]
+        assert len(rows) == 2 * 2 * 2 and {row[2] for row in rows} == {"target", "nontarget"}
+        people += [*trials.table("spk2gender")]
+    assert len(people) == len(set(people)) == 12
+    assert all(text.isascii() for text in sets["mini_cmn_trials"].table("text").values())
+    plain = generate(tmp_path / "plain", eval_languages=["cmn"], codec_speakers=0)["mini_cmn_trials"]
+    assert not any(text.isascii() for text in plain.table("text").values())
+    for option in ("eval_languages", "train_languages"):
+        with pytest.raises(UserError, match=f"{option}: unknown language 'jp'; known: cmn, de"):
+            generate(tmp_path / "wrong", **{option: ["jp"]})
+        with pytest.raises(UserError, match=f"{option} is empty"):
+            generate(tmp_path / "wrong", **{option: []})

@@ -75,7 +75,7 @@ def test_sets_and_tables(tree):
     named = {f"mls_{e}_{x}" for e in evaluations for x in ("enrolls", "trials_f", "trials_m")}
     assert set(sets) == named | {"mls_nl_train", "mls_fr_train"}
     train = sets["mls_fr_train"]
-    assert (train.meta.role, train.meta.split, train.meta.corpus) == ("train", "train", "mls_fr")
+    assert (train.meta.role, train.meta.split, train.meta.corpus) == ("train", "train", "mls")
     assert set(train.table("utt2lang").values()) == {"fr"} and set(train.table("text").values()) == {
         WORDS["fr"]
     }
@@ -103,7 +103,7 @@ def test_languages_may_be_chosen(tree):
         "mls_pl",
     }  # as on the command line
     for languages, message in (
-        (["jp"], "unknown language of MLS 'jp'; known: de, es, fr, it, nl, pl, pt"),
+        (["jp"], "unknown language of MLS 'jp'; known: de, en, es, fr, it, nl, pl, pt"),
         (["dutch"], "unknown language"),
         (["de"], "the language of MLS 'de' is not here; expected one of: nl, fr, pl"),
         ([], "no language of MLS to prepare"),
@@ -126,7 +126,7 @@ def test_hours(tree):
     for wrong, message in (
         ({"nl": 0}, "hours.nl is 0; expected hours of speech, more than 0"),
         ({"nl": "all"}, "hours.nl is 'all'"),
-        ({"en": 5}, "hours: unknown language 'en'"),
+        ({"jp": 5}, "hours: unknown language 'jp'"),
     ):
         refused(mls.prepare, tree.parent / "none", message, root=tree, hours=wrong)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_archives
+import tiny_vqbn
 from conftest import REPOSITORY, voice
-from tiny_archives import tiny_archive
 
 from espnet_musa import config, registry
 from espnet_musa.anonymizers.base import ArraySource
@@ -17,6 +18,7 @@ from espnet_musa.errors import UserError
 from espnet_musa.pipeline.anonymize import build, plan_targets
 
 SYSTEMS = [p.stem for p in sorted((REPOSITORY / "conf/systems").glob("*.yaml")) if p.stem != "orig"]
+TINY = {"musa": tiny_archives.tiny_archive, "vqbn": tiny_vqbn.tiny_archive}
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -25,7 +27,8 @@ def plugin(request, tmp_path_factory):
     system = config.load_system(Recipe("tests", (), (), {}), request.param, REPOSITORY)
     table = {"u": "k"}
     data = DataDir(Path("s"), {"utt2spk": table, "wav.scp": table, "spk2gender": {"k": "f"}}, Meta())
-    model = tiny_archive(tmp_path_factory.mktemp("model")) if system.train else None
+    tiny = TINY.get(system.anonymizer)
+    model = tiny(tmp_path_factory.mktemp("model")) if tiny else None
     return build(system, model=model), plan_targets(0, request.param, system, [data])["s"]["u"]
 
 

@@ -116,15 +116,35 @@ def test_a_published_checkpoint_gives_what_speechbrain_gives(published):
     assert torch.equal(got, again)
 
 
-def test_training_gives_the_gradients_of_speechbrain():
-    net, x = stock(SMALL), torch.randn(3, 60, SMALL.mel_bands, generator=torch.manual_seed(0))
-    ours = build(SMALL)
-    ours.load_state_dict(net.state_dict())
-    for one in (net, ours):
-        one.train()(x).square().sum().backward()
-    theirs = dict(net.named_parameters())
+@pytest.mark.parametrize(("config", "noise"), [(SMALL, 1e-6), (XVECTOR, 3e-3)], ids=["ecapa", "xvector"])
+def test_training_gives_the_numbers_of_speechbrain(config: NetConfig, noise: float):
+    """Embeddings, gradients and the statistics of the batch, in double precision.
+
+    SpeechBrain has the weights of the mean in single precision, and noise in the pooling of x-vectors.
+    """
+    theirs, ours = stock(config).double().train(), build(config).double().train()
+    ours.load_state_dict(theirs.state_dict())  # the same names and shapes
+    x = torch.randn(3, 60, config.mel_bands, generator=torch.manual_seed(0), dtype=torch.float64)
+    outputs = [net(x) for net in (theirs, ours)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=noise, atol=noise)
+    for output in outputs:
+        output.square().sum().backward()
+    expected, state = dict(theirs.named_parameters()), theirs.state_dict()
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=2e-3, atol=2e-3)
+        size = expected[name].grad.abs().max().item()
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=0, atol=noise * max(size, 1))
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=noise, atol=noise)
+
+
+@pytest.mark.parametrize("config", [SMALL, XVECTOR], ids=["ecapa", "xvector"])
+def test_bfloat16_rounds(config: NetConfig):
+    net = build(config).train()
+    x = torch.randn(4, 60, config.mel_bands, generator=torch.manual_seed(0))
+    exact, rounded = net(x), net(x.bfloat16()).float()
+    assert (exact - rounded).norm() < 0.05 * exact.norm()
+    rounded.sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_a_batch_changes_nothing(published):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from espnet_musa import registry
+from espnet_musa.codec.speaker_table import choose
 from espnet_musa.data.datadir import DataDir, Meta
 from espnet_musa.errors import UserError
 from espnet_musa.seed import generator
@@ -62,6 +63,23 @@ def test_genders():
         Speaker(gender="same").plan([a_set("s", ["a1"], genders=False)], 0, "s")
 
 
+@pytest.mark.parametrize(("gender", "voices"), [("any", 7), ("any", 12), ("same", 4), ("cross", 5)])
+def test_each_speaker_a_voice_of_its_own(gender, voices):
+    """As long as the model has as many of the gender: VoicePrivacy's random_per_spk_uniq."""
+    data = a_set("s", [f"{speaker}{i}" for speaker in "abcdefg" for i in range(2)])
+    if gender != "any":  # two women, five men; the model's speakers are as many of each
+        data = a_set("s", ["a1", "a2", "b1", "c1", "d1", "e1"])
+    plan = Speaker(gender=gender, unique=True).plan([data], 0, "s")["s"]
+    model = tuple("f" * voices + "m" * voices) if gender != "any" else ("f",) * voices
+    chosen: dict[str, set[int]] = {}
+    for utt, target in plan.items():
+        number = choose(model, target["speaker"], target.get("gender"))
+        chosen.setdefault(utt[0], set()).add(number)
+    assert all(len(numbers) == 1 for numbers in chosen.values())
+    assert len(set.union(*chosen.values())) == len(chosen)
+    assert Speaker(gender=gender, unique=True).plan([data], 1, "s")["s"] != plan
+
+
 def test_places_are_uniform():
     data = a_set("many", [f"u{i}" for i in range(2000)])
     places = [target["speaker"] for target in Speaker(level="utt").plan([data], 0, "s")["many"].values()]
@@ -73,6 +91,7 @@ def test_places_are_uniform():
     [
         ("blend", {"low": 0.5, "high": 1.5}, "expected 0 <= low <= high <= 1"),
         ("blend", {"low": 0.5}, "low is 0.5, high 0.0"),
+        ("speaker", {"unique": True, "level": "utt"}, "unique voices at level 'utt'; expected level: spk"),
         ("blend", {"level": "spkr"}, "unknown level 'spkr'; did you mean 'spk'"),
         ("blend", {"value": 0.5}, "unknown key 'value'"),
         ("speaker", {"gender": "corss"}, "unknown gender 'corss'; did you mean 'cross'"),

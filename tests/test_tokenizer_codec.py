@@ -269,4 +269,4 @@ def test_configurations_of_the_repository_load(path):
 
     tokens = load(config.Recipe(name="r", systems=(), evaluators=(), corpora={}), path.stem, config.ROOT)
     if tokens.train is not None:
-        check(tokens.train, config.ROOT)
+        check(tokens.train, config.ROOT, tokens.tokenizer)

@@ -100,7 +100,7 @@ class Musa(Anonymizer):
         wav = np.asarray(wav)
         if wav.ndim != 1 or wav.dtype.kind != "f":
             raise UserError(f"a waveform of shape {wav.shape}, {wav.dtype}", expected="(T,) floating point")
-        wav = _checked(wav.astype(np.float32))
+        wav = checked(wav.astype(np.float32))
         if sample_rate == self.sample_rate:
             return self.convert(wav, target, np.random.default_rng(0))
         import soxr
@@ -155,7 +155,7 @@ class Musa(Anonymizer):
         """Anonymize utterances at once, each as if it were alone; see `Anonymizer`."""
         import torch
 
-        lengths = [len(_checked(wav)) for wav in wavs]
+        lengths = [len(checked(wav)) for wav in wavs]
         batch = np.zeros((len(wavs), max(lengths)), np.float32)
         for row, wav in zip(batch, wavs, strict=True):
             row[: len(wav)] = wav
@@ -259,7 +259,7 @@ class Musa(Anonymizer):
 
         for start in range(0, source.frames, step):
             stop = min(start + step, source.frames)
-            block = torch.from_numpy(_checked(source.read(start, stop)))
+            block = torch.from_numpy(checked(source.read(start, stop)))
             yield block[None].to(self._device), stop == source.frames
 
 
@@ -268,7 +268,7 @@ def _check_blend(blend: Any) -> None:
         raise UserError(f"blend is {blend!r}", expected="a number from 0 (zero vector) to 1 (the own one)")
 
 
-def _checked(wav: np.ndarray) -> np.ndarray:
+def checked(wav: np.ndarray) -> np.ndarray:
     """The (T,) samples themselves.
 
     Raises:

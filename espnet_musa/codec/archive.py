@@ -23,7 +23,7 @@ from .. import __version__
 from ..errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from .generator import MusaGenerator
     from .speaker_table import SpeakerTable
@@ -84,17 +84,10 @@ def load(place: str | Path, device: str = "cpu") -> MusaGenerator:
         UserError: if it is no archive, is damaged, or its weights do not fit its configuration.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load as load_bytes
-    from torch.nn.utils.parametrize import remove_parametrizations
 
     from .generator import MusaGenerator
 
-    config, weights = _config(place), Path(place) / WEIGHTS
-    try:
-        state = load_bytes(_read(place, WEIGHTS))
-    except SafetensorError as error:
-        raise UserError(f"damaged: {error}", path=weights, hint="restore the file") from None
+    config, weights, state = _config(place), Path(place) / WEIGHTS, read_state(place)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
         try:
             generator = MusaGenerator(**{**config["generator"], **NO_HEADS})
@@ -102,11 +95,36 @@ def load(place: str | Path, device: str = "cpu") -> MusaGenerator:
             raise UserError(
                 f"'generator' is no configuration of MUSA: {error}", path=Path(place) / CONFIG
             ) from None
-    _fill(generator, state, weights)
-    for module in list(generator.modules()):
+    fill(generator, state, weights)
+    fold_norms(generator)
+    return generator.to(device).eval()
+
+
+def read_state(place: str | Path) -> dict[str, Tensor]:
+    """The weights of an archive by name.
+
+    Raises:
+        UserError: if they are not there, or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(place) / WEIGHTS
+    if not _has(place, WEIGHTS):
+        raise UserError("no such file", path=path)
+    try:
+        return load(_read(place, WEIGHTS))
+    except SafetensorError as error:
+        raise UserError(f"damaged: {error}", path=path, hint="restore the file") from None
+
+
+def fold_norms(model: nn.Module) -> None:
+    """Put weight norms into the weights: the same output, sooner."""
+    from torch.nn.utils.parametrize import remove_parametrizations
+
+    for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             remove_parametrizations(module, name)
-    return generator.to(device).eval()
 
 
 def load_speakers(place: str | Path) -> SpeakerTable | None:
@@ -261,13 +279,13 @@ def _config(place: str | Path) -> dict[str, Any]:
     return config
 
 
-def _fill(generator: MusaGenerator, state: dict[str, Tensor], path: Path) -> None:
-    """Put weights into the generator: all of them, and nothing else.
+def fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Put weights into a model: all of them, and nothing else.
 
     Raises:
         UserError: with the first names that are missing, unknown or of another shape.
     """
-    own = generator.state_dict()
+    own = model.state_dict()
     wrong = [f"'{name}' is missing" for name in own if name not in state]
     wrong += [f"'{name}' is unknown" for name in state if name not in own]
     wrong += [
@@ -281,4 +299,4 @@ def _fill(generator: MusaGenerator, state: dict[str, Tensor], path: Path) -> Non
             f"the weights do not fit {CONFIG}: {', '.join(wrong[:3])}{more}", path=path,
             hint="the two files are of different models",
         )  # fmt: skip
-    generator.load_state_dict(state)
+    model.load_state_dict(state)

@@ -41,3 +41,45 @@ class CodecConfig:
     def adversarial(self) -> bool:
         """Whether there are discriminators."""
         return bool(self.lambda_adv or self.lambda_fm)
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """`vocoder_conf`: the vocoder of B5 and B6 and the weights of its losses; the defaults are the published ones.
+
+    A weight of zero leaves its term out, with what only that term needs.
+    """
+
+    generator_conf: dict[str, Any] = field(
+        default_factory=dict
+    )  # of Vocoder: backbone, decoder_conf, sample_rate
+    discriminator_conf: dict[str, Any] = field(
+        default_factory=lambda: {"stft_n_ffts": []}
+    )  # of MusaDiscriminator; without STFT it is HiFi-GAN's: MPD and MSD
+    n_speakers: int = 0  # stage 4 counts them
+    n_codes: int = 0  # stage 4 asks the acoustic model
+    code_dim: int = 0  # likewise
+    lambda_rec: float = 45.0  # log-mel L1
+    lambda_adv: float = 1.0  # adversarial, least squares
+    lambda_fm: float = 2.0  # feature matching
+    reconstruction_conf: dict[str, Any] = field(
+        default_factory=lambda: {"wave_weight": 0.0, "mel_square_weight": 0.0}
+    )  # of ReconstructionLoss
+    compat: bool = False  # z-scores of F0 over the whole batch, as published, instead of over each utterance
+    precision: str = "float32"  # float32 | bfloat16: mixed; losses stay as they are
+
+    __post_init__ = CodecConfig.__post_init__
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether there are discriminators."""
+        return bool(self.lambda_adv or self.lambda_fm)
+
+
+@dataclass(frozen=True)
+class F0Config:
+    """`f0_conf` of a vocoder: how F0 is found (see `f0.extract`), in training and afterwards; B5's settings."""
+
+    tracker: str = "yaapt"  # yaapt | harvest | dio | praat
+    floor: float = 60.0  # Hz
+    ceiling: float = 400.0  # Hz

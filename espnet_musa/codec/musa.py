@@ -6,30 +6,20 @@ the generator made in the first: twice the work otherwise, and every codebook wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from espnet2.gan_codec.abs_gan_codec import AbsGANCodec
 from espnet2.torch_utils.device_funcs import force_gatherable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .config import CodecConfig
 from .discriminators import MusaDiscriminator
+from .gan import NoDiscriminator, Stats, discriminator_terms, generator_terms
 from .generator import GeneratorOutput, MusaGenerator
-from .losses import ReconstructionLoss, adversarial_loss, discriminator_loss, feature_matching_loss
-
-Stats = dict[str, Tensor]
-
-
-class _NoDiscriminator(nn.Module):
-    """In place of discriminators that no loss asks for: ESPnet's second optimizer needs a parameter to hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nothing = nn.Parameter(torch.zeros(1))
+from .losses import ReconstructionLoss
 
 
 class MusaCodec(AbsGANCodec):
@@ -55,7 +45,7 @@ class MusaCodec(AbsGANCodec):
         self.generator = MusaGenerator(**self.generator_conf)
         self.adversarial = own.adversarial
         self.discriminator = (
-            MusaDiscriminator(**own.discriminator_conf) if own.adversarial else _NoDiscriminator()
+            MusaDiscriminator(**own.discriminator_conf) if own.adversarial else NoDiscriminator()
         )
         self.reconstruction = ReconstructionLoss(self.generator.sample_rate, **own.reconstruction_conf)
         self.fs = self.generator.sample_rate
@@ -129,9 +119,7 @@ class MusaCodec(AbsGANCodec):
 
     def _discriminator_loss(self, out: GeneratorOutput, audio: Tensor) -> tuple[Tensor, Stats]:
         """Equation 6."""
-        real, fake = self.discriminator(audio[:, None]), self.discriminator(out.wav.detach()[:, None])
-        d_real, d_fake = discriminator_loss(real, fake)
-        return d_real + d_fake, {"d_real": d_real, "d_fake": d_fake}
+        return discriminator_terms(self.discriminator, audio, out.wav)
 
     def _generator_loss(
         self, out: GeneratorOutput, audio: Tensor, sids: Tensor, semantic: Tensor | None
@@ -166,18 +154,8 @@ class MusaCodec(AbsGANCodec):
         """Equations 7 and 8 on (B, T); features are matched for the items `kept`."""
         if not self.adversarial:
             return [], {}
-        with _frozen(self.discriminator):
-            outputs = self.discriminator(fake[:, None])
-        adv = adversarial_loss(outputs)
-        terms, stats = [self.config.lambda_adv * adv], {"adv": adv}
-        if self.config.lambda_fm and len(fake[kept]):
-            with torch.no_grad():
-                targets = self.discriminator(real[:, None])
-            targets, outputs = ([[x[kept] for x in layers] for layers in own] for own in (targets, outputs))
-            fm = feature_matching_loss(targets, outputs, self.discriminator.logits_matched)
-            terms.append(self.config.lambda_fm * fm)
-            stats["fm"] = fm
-        return terms, stats
+        lambdas = self.config.lambda_adv, self.config.lambda_fm
+        return generator_terms(self.discriminator, real, fake, lambdas, kept)
 
     def _speaker_loss(self, out: GeneratorOutput, sids: Tensor) -> tuple[list[Tensor], Stats]:
         """Equation 2: identity of s1 and s2, and their cosine; and identity behind the gradient reversal."""
@@ -209,19 +187,6 @@ class MusaCodec(AbsGANCodec):
     def decode(self, x: Tensor, s: Tensor | None = None) -> Tensor:
         """ESPnet's interface: codes (Q, B, F) -> waveforms (B, 1, F * hop), anonymized unless s (B, D) is given."""
         return self.generator.decode(x, s)[:, None]
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Outputs made inside carry no gradient to the module's parameters: a third of the backward pass is spared."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def classify(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,17 +46,22 @@ class SpeakerTable:
         Raises:
             UserError: if there is none of that gender, or the place is none.
         """
-        if isinstance(place, bool) or not isinstance(place, int | float) or not 0 <= place < 1:
-            raise UserError(f"speaker is {place!r}", expected="a place in [0, 1)")
-        among = [i for i, own in enumerate(self.genders) if gender in (None, own)]
-        if not among:
-            raise UserError(
-                f"the model holds no speaker of gender '{gender}'", expected=f"one of {self._held()}"
-            )
-        return self.embeddings[among[int(place * len(among))]]
+        return self.embeddings[choose(self.genders, place, gender)]
 
-    def _held(self) -> str:
-        return ", ".join(sorted({g or "unknown" for g in self.genders})) or "none"
+
+def choose(genders: tuple[str, ...], place: float, gender: str | None = None) -> int:
+    """Number of the speaker at a place; see `SpeakerTable.pick`.
+
+    Raises:
+        UserError: if there is none of that gender, or the place is none.
+    """
+    if isinstance(place, bool) or not isinstance(place, int | float) or not 0 <= place < 1:
+        raise UserError(f"speaker is {place!r}", expected="a place in [0, 1)")
+    among = [i for i, own in enumerate(genders) if gender in (None, own)]
+    if not among:
+        held = ", ".join(sorted({g or "unknown" for g in genders})) or "none"
+        raise UserError(f"the model holds no speaker of gender '{gender}'", expected=f"one of {held}")
+    return among[int(place * len(among))]
 
 
 def embed_speakers(

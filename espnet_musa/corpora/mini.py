@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import soxr
 
@@ -67,9 +66,16 @@ def prepare(
     codec_speakers: int = 24,
     codec_utterances: int = 12,
     codec_languages: list[str] | None = None,
+    eval_languages: list[str] | None = None,
+    train_languages: list[str] | None = None,
+    romanize: bool = False,
     jobs: int = 2,
 ) -> list[str]:
     """Generate the corpus and write its data directories `mini_{train,enrolls,trials,codec}`.
+
+    With `eval_languages`, enrolment and trials are sets of one language each, `mini_<code>_{enrolls,trials}`, so that
+    every evaluator gives its numbers by language; a language that is not among `codec_languages` is then one that
+    systems have never heard.
 
     Args:
         out: directory to hold one data directory per set.
@@ -86,6 +92,11 @@ def prepare(
         codec_speakers: of each gender, in no other set, for systems to learn from; 0: no such set.
         codec_utterances: of each of them, of sentences of no other set; beyond 24 (English: 40) they recur.
         codec_languages: of them, codes of `LANGUAGES`; all by default.
+        eval_languages: codes of the languages that have enrolment and trial sets of their own; `eval_speakers` and
+            `impostors` are then of each language. By default all languages share one set of each.
+        train_languages: mother tongues of the speakers of `mini_train`; all by default.
+        romanize: write Mandarin in pinyin without tones. So few sentences hold so few of its characters that no
+            recognizer learns them from here; syllables it can.
         jobs: processes of espeak-ng at a time; without influence on the result.
 
     Returns:
@@ -104,11 +115,14 @@ def prepare(
         raise UserError(
             f"impostors is {impostors}", expected=f"0 to {eval_speakers - 1}, fewer than eval_speakers"
         )
-    train = _cast(seed, "train", 1, train_speakers, 0)
-    evaluation = _cast(seed, "eval", 1 + train_speakers, eval_speakers, len(ROTA) // 2)
-    enrolled = [s for s in evaluation if s.rank < eval_speakers - impostors]
-    rota = _rota(listed(codec_languages))
-    codec = _cast(seed, "codec", 1 + train_speakers + eval_speakers, codec_speakers, len(rota) // 2, rota)
+    train = _cast(seed, "train", 1, train_speakers, 0, _rota(_known(train_languages, "train_languages")))
+    tested = list(dict.fromkeys(_known(eval_languages, "eval_languages") or ()))
+    count = eval_speakers * max(1, len(tested))
+    shift = 0 if tested else len(ROTA) // 2
+    evaluation = _cast(seed, "eval", 1 + train_speakers, count, shift, tuple(tested) or ROTA)
+    enrolled = [s for s in evaluation if s.rank < count - impostors * max(1, len(tested))]
+    rota = _rota(_known(codec_languages, "codec_languages"))
+    codec = _cast(seed, "codec", 1 + train_speakers + count, codec_speakers, len(rota) // 2, rota)
     lines = {
         "mini_train": _script(seed, train, "train", train_utterances, 0),
         "mini_enrolls": _script(seed, enrolled, "enroll", enroll_utterances, 0),
@@ -117,18 +131,23 @@ def prepare(
     }
     audio = Path(audio).resolve()
     _generate(audio, [line for part in lines.values() for line in part], seed, jobs)
-    return write_sets(out, _sets(lines, enrolled, audio))
+    return write_sets(out, _sets(lines, enrolled, audio, tested, romanize))
+
+
+def _known(languages: list[str] | str | None, option: str) -> list[str] | None:
+    """Codes of languages, checked."""
+    codes = listed(languages)
+    for code in codes or ():
+        if code not in LANGUAGES:
+            raise UserError(f"{option}: unknown language '{code}'{suggest(code, LANGUAGES)}")
+    if codes is not None and not codes:
+        raise UserError(f"{option} is empty", expected=f"some of {' '.join(LANGUAGES)}")
+    return codes
 
 
 def _rota(languages: list[str] | None) -> tuple[str, ...]:
     """Mother tongues of the speakers that systems learn from: those of `ROTA` that are wanted."""
-    for code in languages or ():
-        if code not in LANGUAGES:
-            raise UserError(f"codec_languages: unknown language '{code}'{suggest(code, LANGUAGES)}")
-    rota = tuple(code for code in ROTA if languages is None or code in languages)
-    if not rota:
-        raise UserError("codec_languages is empty", expected=f"some of {' '.join(LANGUAGES)}")
-    return rota
+    return tuple(code for code in ROTA if languages is None or code in languages)
 
 
 def _check_counts(least: int, **counts: int) -> None:
@@ -201,25 +220,45 @@ def transcript(sentence: str) -> str:
     return " ".join(re.sub(r"[^\w'\- ]", "", sentence.lower()).split())
 
 
-def _sets(lines: dict[str, list[Line]], enrolled: list[_Speaker], audio: Path) -> Sets:
-    """The sets that have utterances."""
-    lists: dict[str, dict[str, Any]] = {
-        "mini_enrolls": {"enrolls": [line.utt for line in lines["mini_enrolls"]]},
-        "mini_trials": {"trials": _trials(enrolled, lines["mini_trials"])},
-    }
+def _roman(line: Line) -> str:
+    """The sentence, Mandarin in pinyin: a word for each character."""
+    if line.language != "cmn":
+        return line.sentence
+    from pypinyin import lazy_pinyin
+
+    return " ".join(lazy_pinyin(line.sentence))
+
+
+def _sets(
+    lines: dict[str, list[Line]], enrolled: list[_Speaker], audio: Path, languages: list[str], romanize: bool
+) -> Sets:
+    """The sets that have utterances; enrolment and trials by language, if there are `languages`."""
+    parts = []  # name of a set, its lines, what it lists, its role and the like
+    for name, own in lines.items():
+        part = name.removeprefix("mini_")
+        for code in languages if languages and part in ("enrolls", "trials") else [""]:
+            said = [line for line in own if code in ("", line.language)]
+            speakers = [speaker for speaker in enrolled if code in ("", speaker.language)]
+            lists = {
+                "enrolls": {"enrolls": [line.utt for line in said]},
+                "trials": {"trials": _trials(speakers, said)},
+            }
+            stem = f"mini_{code}" if code else "mini"
+            meta = SETS[name] | ({"enroll": f"{stem}_enrolls"} if part == "trials" else {})
+            parts.append((f"{stem}_{part}", said, lists.get(part, {}), meta))
     return {
-        name: (_tables(part, audio) | lists.get(name, {}), COMMON_META | SETS[name])
-        for name, part in lines.items()
-        if part
+        name: (_tables(said, audio, romanize) | own, COMMON_META | meta)
+        for name, said, own, meta in parts
+        if said
     }
 
 
-def _tables(lines: list[Line], audio: Path) -> dict[str, dict[str, str]]:
+def _tables(lines: list[Line], audio: Path, romanize: bool) -> dict[str, dict[str, str]]:
     return {
         "wav.scp": {line.utt: str(audio / f"{line.utt}.wav") for line in lines},
         "utt2spk": {line.utt: line.speaker for line in lines},
         "spk2gender": {line.speaker: line.gender for line in lines},
-        "text": {line.utt: transcript(line.sentence) for line in lines},
+        "text": {line.utt: transcript(_roman(line) if romanize else line.sentence) for line in lines},
         "utt2lang": {line.utt: line.language for line in lines},
         "utt2emo": {line.utt: line.emotion for line in lines},
     }

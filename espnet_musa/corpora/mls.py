@@ -1,4 +1,4 @@
-"""Multilingual LibriSpeech (Pratap et al., Interspeech 2020; openslr.org/94) without English, FLAC or Opus.
+"""Multilingual LibriSpeech (Pratap et al., Interspeech 2020; openslr.org/94), FLAC or Opus.
 
     <root>/mls_<language>[_opus]/metainfo.txt                      SPEAKER | GENDER | PARTITION | ...
     <root>/mls_<language>[_opus]/<train|dev|test>/transcripts.txt  <utt> TAB <words>
@@ -29,7 +29,7 @@ import soundfile
 from ..errors import Problems, UserError, suggest
 from ..log import get_logger
 from ..seed import generator
-from . import common
+from . import common, vpc2026
 from .common import Recording, Sets, Transcript
 
 log = get_logger(__name__)
@@ -52,6 +52,9 @@ HOURS = {
     "pt": 160.0,
     "es": 117.0,
 }  # Table II
+ENGLISH = {"en": "english"}  # of which there is far more; prepared only if it is named
+EVERY = LANGUAGES | ENGLISH
+PROTOCOLS = ("trial_rule", "vpc2026")
 SPLITS = ("train", "dev", "test")
 AUDIO = (".flac", ".opus")
 LAYOUT = "mls_<language>/<train|dev|test>/audio/<speaker>/<book>/<speaker>_<book>_<number>.flac or .opus"
@@ -68,6 +71,7 @@ def prepare(
     languages: list[str] | None = None,
     hours: dict[str, float] | None = None,
     polyglots: str = "error",
+    protocol: str = "trial_rule",
     seed: int = 0,
     enroll_seconds: float = 75.0,
     impostors: float = 0.25,
@@ -77,10 +81,14 @@ def prepare(
     Args:
         out: directory to hold one data directory per set.
         root: holds the languages' folders `mls_<language>` (or `mls_<language>_opus`), whole or without some splits.
-        languages: codes (`nl`, ...) of those to prepare; all that are there by default.
-        hours: code -> hours of training speech, for languages that shall have other than Table II says, more than 0.
+        languages: codes (`nl`, ...) of those to prepare; all that are there by default, but for English (`en`).
+        hours: code -> hours of training speech, for languages that shall have other than Table II says, more than 0;
+            English has none there.
         polyglots: what to do with a speaker who occurs in two languages or splits, and so in training and test:
             `error`, or `drop` it from all of them.
+        protocol: `trial_rule`, or `vpc2026`: the sets of track 2 of VoicePrivacy 2026 (`<code>_<split>_enrolls`,
+            `..._trials_mixed`, `train_<language>` with all of the training speech, which attackers learn from), see
+            `vpc2026.mixed_sets`; nothing is then left to train systems with.
         seed: draws the training utterances, and is of the enrolment and trial rule, as are
         enroll_seconds: speech to enrol a speaker with, and
         impostors: share of each gender's speakers to leave unenrolled.
@@ -94,30 +102,34 @@ def prepare(
     """
     if polyglots not in POLYGLOTS:
         raise UserError(f"unknown value '{polyglots}' of polyglots{suggest(polyglots, POLYGLOTS)}")
+    if protocol not in PROTOCOLS:
+        raise UserError(f"unknown protocol '{protocol}'{suggest(protocol, PROTOCOLS)}")
     wanted_hours = _hours(hours or {})
-    marks = [f"mls_{name}{form}" for name in LANGUAGES.values() for form in ("", "_opus")]
+    marks = [f"mls_{name}{form}" for name in EVERY.values() for form in ("", "_opus")]
     tree = common.find_tree(
         Path(root), "MLS", ["MLS"], marks, layout=LAYOUT,
         hint="download languages from https://www.openslr.org/94 and unpack them in one place",
     )  # fmt: skip
-    present = [code for code in LANGUAGES if _folder(tree, code).is_dir()]
-    chosen = {
-        code: _folder(tree, code)
-        for code in common.choose(languages, LANGUAGES, present, "language of MLS", tree)
-    }
+    known = LANGUAGES if languages is None else EVERY
+    present = [code for code in known if _folder(tree, code).is_dir()]
+    names = common.choose(languages, EVERY, present, "language of MLS", tree)
+    chosen = {code: _folder(tree, code) for code in names}
     shared = _shared(chosen.values(), polyglots)
     rule = {"seed": seed, "enroll_seconds": enroll_seconds, "impostors": impostors}
+    if protocol == "vpc2026":
+        for code in chosen.keys() - vpc2026.TRAINING.keys():
+            raise UserError(f"'{code}' is no language of MLS in track 2", expected=" ".join(vpc2026.TRAINING))
     sets: Sets = {}
     for code, folder in chosen.items():
-        sets |= _language_sets(code, folder, shared, wanted_hours[code], rule)
+        sets |= _language_sets(code, folder, shared, wanted_hours.get(code), rule, protocol)
     return common.write_sets(out, sets)
 
 
 def _hours(given: dict[str, float]) -> dict[str, float]:
     """Hours of training speech by language, checked."""
     for code, value in given.items():
-        if code not in HOURS:
-            raise UserError(f"hours: unknown language '{code}'{suggest(code, HOURS)}")
+        if code not in EVERY:
+            raise UserError(f"hours: unknown language '{code}'{suggest(code, EVERY)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise UserError(f"hours.{code} is {value!r}", expected="hours of speech, more than 0")
     return HOURS | given
@@ -125,8 +137,8 @@ def _hours(given: dict[str, float]) -> dict[str, float]:
 
 def _folder(tree: Path, code: str) -> Path:
     """A language's folder; the one with FLAC where both are there."""
-    flac = tree / f"mls_{LANGUAGES[code]}"
-    return flac if flac.is_dir() else tree / f"mls_{LANGUAGES[code]}_opus"
+    flac = tree / f"mls_{EVERY[code]}"
+    return flac if flac.is_dir() else tree / f"mls_{EVERY[code]}_opus"
 
 
 def _splits(folder: Path) -> list[str]:
@@ -159,7 +171,9 @@ def _shared(folders: Iterable[Path], polyglots: str) -> set[str]:
     return set(shared)
 
 
-def _language_sets(code: str, folder: Path, shared: set[str], hours: float, rule: dict[str, Any]) -> Sets:
+def _language_sets(
+    code: str, folder: Path, shared: set[str], hours: float | None, rule: dict[str, Any], protocol: str
+) -> Sets:
     """The sets of a language; `shared` speakers are left out, `rule` is seed and options of the trial rule."""
     genders = common.read_genders(
         folder / "metainfo.txt", _row, "SPEAKER | GENDER (F or M) | PARTITION | ...", repeats=True
@@ -172,8 +186,18 @@ def _language_sets(code: str, folder: Path, shared: set[str], hours: float, rule
         corpus, seconds = scan_split(folder / split, genders, problems)
         problems.raise_if_any()
         corpus = {utt: rec for utt, rec in corpus.items() if rec.speaker not in shared}
-        stem, meta = f"mls_{code}_{split}", {"corpus": f"mls_{code}", "split": split}
-        if split == "train":
+        stem, meta = f"mls_{code}_{split}", {"corpus": "mls", "split": split}
+        if protocol == "vpc2026" and split == "train":
+            meta |= {"role": "attack_train", "notes": "all of the training speech"}
+            sets[f"train_{EVERY[code]}"] = common.tables(corpus, sorted(corpus), genders, code), meta
+        elif protocol == "vpc2026":
+            sets |= vpc2026.mixed_sets(code, split, corpus, genders, rule["seed"])
+        elif split == "train":
+            if hours is None:
+                raise UserError(
+                    "how much of it to train on?", path=folder / split, expected=f"hours of '{code}'",
+                    hint=f"--set corpora.mls.hours.{code}=100",
+                )  # fmt: skip
             utts = select_hours(corpus, seconds, hours, rule["seed"], f"mls_{code}")
             notes = f"{hours:g} h wanted, seed {rule['seed']}: {_describe(utts, corpus, seconds)}"
             log.info("%s: %s", stem, notes)

@@ -173,7 +173,7 @@ def prepare_vpc_data(out: Path, root: Path) -> list[str]:
     sets = read_sets(root, {name: PREPARED[name] for name in present}, ("utt2spk", "wav.scp"))
     problems = Problems()
     for name, tables in sets.items():
-        _resolve_audio(tables["wav.scp"], root / name / "wav.scp", root.resolve().parent, problems)
+        resolve_audio(tables["wav.scp"], root / name / "wav.scp", root.resolve().parent, problems)
         if PREPARED[name]["role"] == "attack_train":
             _undo_sessions(tables)
     problems.raise_if_any()
@@ -181,7 +181,7 @@ def prepare_vpc_data(out: Path, root: Path) -> list[str]:
     return write_sets(out, {name: (own, PREPARED[name] | notes) for name, own in sets.items()})
 
 
-def _resolve_audio(scp: dict[str, str], path: Path, base: Path, problems: Problems) -> None:
+def resolve_audio(scp: dict[str, str], path: Path, base: Path, problems: Problems) -> None:
     """Make the paths absolute and FLAC decoders plain paths, in place; another pipe stays as it is."""
     for key, value in scp.items():
         pipe = _FLAC_PIPE.fullmatch(value)

@@ -107,6 +107,7 @@ FILES: dict[str, FileSpec] = {
     "utt2spk": FileSpec("utt", _token, str, "speaker"),
     "text": FileSpec("utt", _text, str, "transcript"),
     "text_no_norm": FileSpec("utt", _text, str, "transcript as the corpus writes it"),
+    "phones": FileSpec("utt", _text, str, "transcript in phones, | between words"),
     "utt2dur": FileSpec("utt", _seconds, lambda v: f"{v:.10g}", "duration in seconds"),
     "utt2num_frames": FileSpec("utt", _count, str, "feature frames"),
     "utt2lang": FileSpec("utt", _language, str, "language"),

@@ -22,34 +22,31 @@ from `utt2spk`, not from file names.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
 import torch
-from safetensors.torch import save as to_bytes
-from torch import nn
 
 from ..config import digest, save, to_dict
 from ..errors import UserError, suggest
-from ..log import get_logger, progress
+from ..log import progress
 from ..seed import generator, key
 from .crops import Segments, crops, cut, loud_crops, split
 from .encoders import SAMPLE_RATE, LogMel
 from .speaker_nets import NetConfig, build, load_net
+from .training import Resumable, warm_cosine, write_weights
 
 if TYPE_CHECKING:
     from ..data.datadir import DataDir
 
-log = get_logger(__name__)
 PROTOCOLS = ("sound", "vpc2024")
-PRECISIONS = ("fp32", "bf16")
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,9 @@ class TrainConfig:
 
     model: NetConfig = field(default_factory=NetConfig)
     protocol: str = "sound"  # sound | vpc2024: see the table above
-    precision: str = "fp32"  # fp32 | bf16: products in bfloat16, for processors that have it
+    precision: str = (
+        "fp32"  # fp32 | bf16: activations in bfloat16 | auto: bf16 where the device multiplies it
+    )
     crop_s: float = 3.0  # seconds
     batch_size: int = 256  # crops
     epochs: int = 10  # an epoch draws duration / crop_s crops (at least one) of each utterance
@@ -73,7 +72,7 @@ class TrainConfig:
     speeds: tuple[float, ...] = (1.0,)  # each factor but 1 adds every speaker once more, as a new speaker
 
     def __post_init__(self) -> None:
-        for name, known in ((self.protocol, PROTOCOLS), (self.precision, PRECISIONS)):
+        for name, known in ((self.protocol, PROTOCOLS), (self.precision, (*TYPES, "auto"))):
             if name not in known:
                 raise UserError(f"unknown protocol or precision '{name}'{suggest(name, known)}")
         if self.batch_size < 4 or self.epochs < 1 or self.crop_s < 0.1 or not self.speeds:
@@ -125,6 +124,7 @@ def train(
             loss diverges.
     """
     out.mkdir(parents=True, exist_ok=True)
+    config = replace(config, precision=resolved(config.precision, device))
     speakers = speakers_of(data)
     trainer = _Trainer(config, len(speakers) * len(config.speeds), seed, device, start)
     features, whole = _features(data, speakers, out, config)
@@ -142,13 +142,18 @@ def train(
     for epoch in range(first, config.epochs):
         trainer.epoch(epoch, features, training, dev, crop)
         if trainer.best_epoch == epoch or not config.sound:
-            partial = out / "model.safetensors.partial"
-            partial.write_bytes(to_bytes(trainer.model.state_dict()))
-            partial.replace(out / "model.safetensors")
+            write_weights(trainer.model, out / "model.safetensors")
         trainer.checkpoint(out / "checkpoint.pt", identity, epoch + 1)
-        (out / "train.log").write_text("".join(f"{line}\n" for line in trainer.lines), encoding="utf-8")
     for name in ("checkpoint.pt", "features.f16", "features.npy"):
         (out / name).unlink(missing_ok=True)
+
+
+def resolved(precision: str, device: str) -> str:
+    """What `auto` means on this device; without instructions for it, bfloat16 is slower than float32."""
+    if precision != "auto":
+        return precision
+    fast = torch.cuda.is_bf16_supported() if "cuda" in str(device) else torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if fast else "fp32"
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -160,11 +165,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     if not config.sound:
         phase = (step + 1) / config.cycle_steps % 2
         return 1e-8 + (config.max_lr - 1e-8) * min(phase, 2 - phase)
-    rise = max(1, round(config.warmup * steps))
-    if step < rise:
-        return config.max_lr * (step + 1) / rise
-    phase = (step - rise) / max(1, steps - 1 - rise)
-    return config.max_lr * (0.505 + 0.495 * math.cos(math.pi * phase))
+    return warm_cosine(step, steps, config.max_lr, config.warmup)
 
 
 def _features(
@@ -206,7 +207,7 @@ def _features(
     return features, Segments(np.cumsum(frames) - frames, frames, speaker, draws)
 
 
-class _Trainer:
+class _Trainer(Resumable):
     """Model, classifier, optimizer and the state that a checkpoint holds."""
 
     def __init__(
@@ -215,7 +216,7 @@ class _Trainer:
         from speechbrain.lobes.models.ECAPA_TDNN import Classifier
         from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
 
-        self.config, self.seed, self.device = config, seed, device
+        self.config, self.seed = config, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, "asv", "ecapa", "weights") % 2**63)
             self.model, self.origin = build(config.model), None
@@ -230,35 +231,12 @@ class _Trainer:
         self.classifier = classifier.to(device)  # cosines with one weight vector a speaker
         self.loss = LogSoftmaxWrapper(AdditiveAngularMargin(margin=config.margin, scale=config.scale))
         self.parameters = [*self.model.parameters(), *self.classifier.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.max_lr, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=config.max_lr, weight_decay=config.weight_decay, fused=True
+        )
         self.best_loss, self.best_epoch = math.inf, -1
-        self.lines: list[str] = []
-
-    def _modules(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        return {"model": self.model, "classifier": self.classifier, "optimizer": self.optimizer}
-
-    def checkpoint(self, path: Path, identity: str, epochs: int) -> None:
-        """Save the state after `epochs` finished epochs, atomically."""
-        state = {name: module.state_dict() for name, module in self._modules().items()}
-        state |= {"identity": identity, "epochs": epochs, "lines": self.lines}
-        state |= {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        torch.save(state, partial)
-        partial.replace(path)
-
-    def resume(self, path: Path, identity: str) -> int:
-        """Load a checkpoint of the same training; returns the number of finished epochs."""
-        if not path.exists():
-            return 0
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["identity"] != identity:
-            log.warning("%s is of another training: starting anew", path)
-            return 0
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])
-        self.best_loss, self.best_epoch, self.lines = state["best_loss"], state["best_epoch"], state["lines"]
-        log.info("going on after epoch %d of %d", state["epochs"], self.config.epochs)
-        return state["epochs"]
+        modules = {"model": self.model, "classifier": self.classifier, "optimizer": self.optimizer}
+        super().__init__(modules, ("best_loss", "best_epoch"), device)
 
     def epoch(self, epoch: int, features: np.ndarray, training: Segments, dev: Segments, crop: int) -> None:
         """One pass over the training part, then the held-out part; appends a line to `lines`."""
@@ -279,19 +257,16 @@ class _Trainer:
         if dev_loss < self.best_loss:
             self.best_loss, self.best_epoch = dev_loss, epoch
         seconds = time.monotonic() - began
-        line = (
+        self.say(
             f"epoch {epoch + 1}/{self.config.epochs} steps {len(batches)} loss {total / len(rows):.4f} "
             f"dev_loss {dev_loss:.4f} dev_error {100 * dev_error:.2f}% lr {rate:.3g} seconds {seconds:.1f}"
         )
-        log.info(line)
-        self.lines.append(line)
 
     def _logits(self, batch: torch.Tensor) -> torch.Tensor:
         """(B, F, mel_bands) decibels -> (B, 1, speakers) cosines; the mean of each crop is removed."""
         batch = batch.to(self.device).float()
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.config.precision == "bf16"):
-            embeddings = self.model(batch - batch.mean(dim=1, keepdim=True))
-        return self.classifier(embeddings.float())
+        centred = batch - batch.mean(dim=1, keepdim=True)
+        return self.classifier(self.model(centred.to(TYPES[self.config.precision])).float())
 
     def _step(self, batch: torch.Tensor, target: torch.Tensor, rate: float) -> float:
         for group in self.optimizer.param_groups:

@@ -19,7 +19,8 @@ import torch
 from ..config import digest
 from ..errors import UserError
 from ..log import progress
-from .speaker_nets import ReflectAtEnd, file_digest, load_net
+from .speaker_nets import file_digest, load_net
+from .tdnn import MARGIN
 
 if TYPE_CHECKING:
     from ..data.datadir import DataDir
@@ -148,7 +149,6 @@ class NetEncoder:
         self._batch_frames = 1500 if device == "cpu" else 24000  # padded; more only spoils a CPU's cache
         self._features = LogMel(config.mel_bands, device)
         self._net = net.to(device)
-        self._reflect = ReflectAtEnd(net)
 
     @torch.inference_mode()
     def embed(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
@@ -183,18 +183,12 @@ class NetEncoder:
     def _forward(self, wavs: Sequence[np.ndarray]) -> np.ndarray:
         features = [part - part.mean(dim=0) for part in self._features(wavs)]
         lengths = torch.tensor([len(part) for part in features], device=self._device)
-        # The margin lets every convolution read beyond the last frame of the longest window, too.
         padded = torch.zeros(
-            len(features),
-            int(lengths.max()) + ReflectAtEnd.margin,
-            features[0].shape[1],
-            device=self._device,
+            len(features), int(lengths.max()) + MARGIN, features[0].shape[1], device=self._device
         )
         for row, part in zip(padded, features, strict=True):
             row[: len(part)] = part
-        with self._reflect.at(lengths):
-            # Half a frame less: relative lengths are floats, and rounding up would let one padded frame in.
-            output = self._net(padded, (lengths - 0.5) / padded.shape[1])
+        output = self._net(padded, lengths)
         return output[:, 0].float().cpu().numpy()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -24,13 +25,15 @@ _LEVEL = 0.95
 def in_order(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
     """Results of `function` in the order of the items.
 
-    Processes are spawned, since forking a process that runs torch can hang; so `function` must be importable.
+    Processes are spawned, since forking a process that runs torch can hang; so `function` must be importable. They
+    stay for the sets that follow: to start them takes as long as a small set does.
     """
-    if jobs == 1:
-        yield from map(function, items)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(function, items, chunksize=8)
+    yield from map(function, items) if jobs == 1 else _pool(jobs).map(function, items, chunksize=8)
+
+
+@cache
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def means(

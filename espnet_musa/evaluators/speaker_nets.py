@@ -1,15 +1,9 @@
-"""Neural speaker encoders: ECAPA-TDNN and x-vector, built from SpeechBrain's modules, and their checkpoints.
-
-The modules and their weights are SpeechBrain's, so checkpoints are exchangeable; `build` only replaces what costs time
-or determinism and computes the same (each replacement says what it replaces).
-"""
+"""Neural speaker encoders: sizes of ECAPA-TDNN and x-vector (`tdnn` computes them), and their checkpoints."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pickle
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +11,10 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch import nn
 
 from ..config import load
 from ..errors import UserError, suggest
+from .tdnn import EcapaTdnn, XVector
 
 KINDS = ("ecapa", "xvector")
 
@@ -54,139 +48,26 @@ class NetConfig:
             raise UserError(f"unknown speaker model '{self.kind}'{suggest(self.kind, KINDS)}")
 
 
-def build(config: NetConfig) -> nn.Module:
-    """The untrained network; forward: (B, F, mel_bands) and relative lengths (B,) or None -> (B, 1, D)."""
-    from speechbrain.nnet.CNN import Conv1d
-
-    net = _ecapa(config) if config.kind == "ecapa" else _xvector(config)
-    for module in net.modules():
-        if isinstance(module, Conv1d) and module.kernel_size == 1:
-            module.padding = "valid"  # "same" copies its input to pad it by nothing
-    return net
-
-
-def _ecapa(config: NetConfig) -> nn.Module:
+def build(config: NetConfig) -> EcapaTdnn | XVector:
+    """The untrained network; forward: (B, F, mel_bands) and lengths (B,) in frames or None -> (B, 1, D)."""
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+    from speechbrain.lobes.models.Xvector import Xvector
 
+    channels = [config.channels] * 4 + [config.pooled_channels]
+    if config.kind == "xvector":
+        net = Xvector(in_channels=config.mel_bands, tdnn_channels=channels, lin_neurons=config.embedding_dim)
+        return XVector(net)
     net = ECAPA_TDNN(
         config.mel_bands,
         lin_neurons=config.embedding_dim,
-        channels=[config.channels] * 4 + [config.pooled_channels],
+        channels=channels,
         kernel_sizes=[5, 3, 3, 3, 1],
         dilations=[1, 2, 3, 4, 1],
         attention_channels=config.attention_channels,
         res2net_scale=config.res2net_scale,
         se_channels=config.se_channels,
     )
-    net.asp = _AttentivePooling(net.asp)
-    return net
-
-
-def _xvector(config: NetConfig) -> nn.Module:
-    from speechbrain.lobes.models.Xvector import Xvector
-    from speechbrain.nnet.pooling import StatisticsPooling
-
-    net = Xvector(
-        in_channels=config.mel_bands,
-        tdnn_channels=[config.channels] * 4 + [config.pooled_channels],
-        lin_neurons=config.embedding_dim,
-    )
-    for index, module in enumerate(net.blocks):
-        if isinstance(module, StatisticsPooling):
-            net.blocks[index] = _StatisticsPooling()
-    return net
-
-
-def _inside(lengths: torch.Tensor | None, batch: int, frames: int, device: torch.device) -> torch.Tensor:
-    """(B,) relative lengths or None -> (B, F), 1 inside the utterance and 0 in its padding."""
-    if lengths is None:
-        return torch.ones(batch, frames, device=device)
-    return (torch.arange(frames, device=device) < lengths[:, None] * frames).float()
-
-
-class _AttentivePooling(nn.Module):
-    """SpeechBrain's AttentiveStatisticsPooling with global context: same weights, same result, a third of the work.
-
-    There, mean and deviation of the utterance are repeated for every frame and convolved with it. Their part of the
-    convolution is the same for all frames, so here it is computed once and added.
-    """
-
-    def __init__(self, original: nn.Module) -> None:
-        super().__init__()
-        self.tdnn, self.conv = original.tdnn, original.conv
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, C, F) -> (B, 2 C, 1): attentive means and standard deviations."""
-        channels, inside = x.shape[1], _inside(lengths, len(x), x.shape[2], x.device)[:, None]
-        conv = self.tdnn.conv.conv
-        context = torch.cat(_moments(x, inside / inside.sum(dim=2, keepdim=True)), dim=1)
-        fixed = nn.functional.linear(context, conv.weight[:, channels:, 0], conv.bias)
-        hidden = nn.functional.conv1d(x, conv.weight[:, :channels]) + fixed[:, :, None]
-        hidden = self.conv(self.tdnn.norm(self.tdnn.activation(hidden)).tanh())
-        weights = hidden.float().masked_fill(inside == 0, float("-inf")).softmax(dim=2)
-        return torch.cat(_moments(x, weights), dim=1)[:, :, None]
-
-
-def _moments(x: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted means and standard deviations over the frames of (B, C, F): two of (B, C)."""
-    mean = (weights * x).sum(dim=2)
-    variance = (weights * (x - mean[:, :, None]).square()).sum(dim=2)
-    return mean, variance.clamp(1e-12).sqrt()
-
-
-class _StatisticsPooling(nn.Module):
-    """Mean and standard deviation over the frames, as SpeechBrain's StatisticsPooling.
-
-    Differs from it: no random number is added to the mean (there, up to 9e-5, in evaluation too), so that an utterance
-    has one embedding; a batch is pooled at once.
-    """
-
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, F, C) -> (B, 1, 2 C)."""
-        inside = _inside(lengths, len(x), x.shape[1], x.device)[:, :, None]
-        frames = inside.sum(dim=1)
-        mean = (inside * x).sum(dim=1) / frames
-        squares = (inside * (x - mean[:, None])).square().sum(dim=1)
-        std = (squares / (frames - 1).clamp(1)).clamp(1e-12).sqrt() + 1e-5
-        return torch.cat([mean, std], dim=1)[:, None]
-
-
-class ReflectAtEnd:
-    """Makes SpeechBrain's convolutions indifferent to padding.
-
-    They pad by reflection at the end of the tensor, so that in a batch the frames near the end of a shorter utterance
-    see padding instead of their own reflection; only the pooling is masked. Here the input of every convolution wider
-    than one frame gets that reflection at each utterance's own end.
-    """
-
-    margin = 4  # frames: half the width of the widest convolution (kernel 3, dilation 4)
-
-    def __init__(self, net: nn.Module) -> None:
-        self._index: tuple[torch.Tensor, torch.Tensor] | None = None
-        from speechbrain.nnet.CNN import Conv1d
-
-        for module in net.modules():
-            if isinstance(module, Conv1d) and module.kernel_size > 1:
-                module.register_forward_pre_hook(self._hook)
-
-    def _hook(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        (x,) = inputs
-        tail, source = self._index  # (B, margin) each
-        batch = torch.arange(len(x), device=x.device)[:, None]
-        x = x.clone()
-        frames_last = x if module.skip_transpose else x.transpose(1, 2)  # a view: (B, C, F)
-        frames_last[batch, :, tail] = frames_last[batch, :, source]
-        return (x,)
-
-    @contextlib.contextmanager
-    def at(self, lengths: torch.Tensor) -> Iterator[None]:
-        """Reflect at these (B,) lengths in frames while the context lasts."""
-        step = torch.arange(self.margin, device=lengths.device)
-        self._index = (lengths[:, None] + step, lengths[:, None] - 2 - step)
-        try:
-            yield
-        finally:
-            self._index = None
+    return EcapaTdnn(net)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -196,7 +77,7 @@ OURS = ("config.yaml", "model.safetensors")
 SPEECHBRAIN = ("hyperparams.yaml", "embedding_model.ckpt")
 
 
-def load_net(model_dir: Path) -> tuple[NetConfig, nn.Module, str]:
+def load_net(model_dir: Path) -> tuple[NetConfig, EcapaTdnn | XVector, str]:
     """A trained network from a directory written by stage 7, or in the layout of SpeechBrain's published models.
 
     Returns:

@@ -23,6 +23,7 @@ import numpy as np
 
 from .. import config, stamp
 from ..config import Recipe
+from ..corpora.vpc2026 import OPTIONAL, TRACK2
 from ..corpora.vpc_lists import PREPARED
 from ..data.audio import AudioFile
 from ..data.datadir import DataDir, list_sets, spk2utt
@@ -93,9 +94,11 @@ def pack(
     stamp.finish(
         out, "pack", counts={"sets": len(sets), "utterances": utterances}, seconds=time.monotonic() - started
     )
-    absent = [other for other in PREPARED if other not in fields["sets"]]
-    if 0 < len(absent) < len(PREPARED):
-        log.info("pack: %s lacks what a submission of 2024 needs: %s", out, ", ".join(absent))
+    wanted = {"2024": set(PREPARED), "2026, track 2": TRACK2.keys() - OPTIONAL}
+    for challenge, names in wanted.items():
+        absent = sorted(names - fields["sets"].keys())
+        if 0 < len(absent) < len(names):
+            log.info("pack: %s lacks what a submission of %s needs: %s", out, challenge, ", ".join(absent))
     if not results.found:
         log.info("pack: %s is not scored, so %s holds no results", name, out)
     return out

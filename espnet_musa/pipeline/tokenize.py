@@ -27,16 +27,16 @@ from ..errors import Problems, UserError
 from ..log import get_logger
 from ..seed import generator
 from ..tokenizer import store
-from ..tokenizer.config import TokensConfig, load, teacher_of
+from ..tokenizer.config import BOTTLENECK, TokensConfig, load, teacher_of
 from ..tokenizer.teachers import HOP, WINDOW, Teacher, n_frames, runs
 from . import tokenizer_training
+from .acoustic_training import transcripts
 from .sharding import begun, share, work
 
 if TYPE_CHECKING:
     import torch
 
-    from ..tokenizer.feature_codec import FeatureCodec
-    from ..tokenizer.kmeans import KMeans
+    from ..tokenizer.store import Tokenizer
 
 log = get_logger(__name__)
 STAGE = "tokenize"
@@ -56,7 +56,7 @@ def chosen(recipe: Recipe, root: Path) -> dict[str, TokensConfig]:
     out = {name: load(recipe, name, root) for name in sorted(names)}
     for tokens in out.values():
         if tokens.train is not None:
-            tokenizer_training.check(tokens.train, root)
+            tokenizer_training.check(tokens.train, root, tokens.tokenizer)
     return out
 
 
@@ -112,9 +112,13 @@ class ModelRun(_Run):
                 "seed": self.recipe.seed,
             }
             if tokens.train is not None:
-                fields["train"] = config.digest(tokenizer_training.check(tokens.train, self.root)[1])
+                fields["train"] = config.digest(
+                    tokenizer_training.check(tokens.train, self.root, tokens.tokenizer)[1]
+                )
             if tokens.checkpoint is not None:
                 fields["checkpoint"] = store.hash_of(Path(tokens.checkpoint))
+            if (lexicon := tokens.params.get("units", {}).get("path")) is not None:
+                fields["lexicon"] = store.hash_of(Path(lexicon))
             partial = stamp.begin(self.out(name, store.MODEL), STAGE, fields, force=force)
             if partial is None:
                 log.info("tokenize: the tokenizer of %s is up to date", name)
@@ -138,6 +142,8 @@ class ModelRun(_Run):
             teacher.prepare("cpu")
             teacher.fit(([data.load(utt) for utt in utts] for data, utts in drawn), self.recipe.seed)
             store.save_teacher(partial, teacher)
+        if tokens.tokenizer == BOTTLENECK:
+            transcripts(tokens, drawn)  # before features are computed
         drawn = [] if tokens.checkpoint else drawn  # a ready tokenizer needs no features
         stamp.write_json(partial / GROUPS, [[data.name, utts] for data, utts in drawn])
 
@@ -169,8 +175,9 @@ class ModelRun(_Run):
                 else:
                     hours = sum(frames.values()) * HOP / SAMPLE_RATE / 3600
                     log.info("tokenize: the tokenizer of %s learns from %.2f hours", name, hours)
+                    spoken = transcripts(tokens, files.values()) if tokens.tokenizer == BOTTLENECK else {}
                     tokenizer = tokenizer_training.train(
-                        self.recipe, self.root, name, tokens, partial, frames, device
+                        self.recipe, self.root, name, tokens, partial, frames, spoken, device
                     )
                 store.save(partial, tokens, tokenizer)
                 if not tokens.keep_features:
@@ -260,7 +267,7 @@ class TokensRun(_Run):
         return out
 
 
-def encode(tokenizer: FeatureCodec | KMeans, features: list[torch.Tensor]) -> list[np.ndarray]:
+def encode(tokenizer: Tokenizer, features: list[torch.Tensor]) -> list[np.ndarray]:
     """Tokens (F_i,) int32 of features (F_i, D), in batches of similar length."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -287,9 +294,7 @@ def _features(teacher: Teacher, data: DataDir, utts: list[str]) -> dict[str, np.
     return {_key(data, utt): x.float().cpu().numpy() for utt, x in zip(utts, made, strict=True)}
 
 
-def _tokens(
-    teacher: Teacher, tokenizer: FeatureCodec | KMeans, data: DataDir, utts: list[str]
-) -> dict[str, np.ndarray]:
+def _tokens(teacher: Teacher, tokenizer: Tokenizer, data: DataDir, utts: list[str]) -> dict[str, np.ndarray]:
     """Tokens of a group."""
     wavs = [data.load(utt) for utt in utts]
     made = encode(tokenizer, teacher.features(wavs))

@@ -8,70 +8,28 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import config, stamp
-from ..codec import archive
-from ..codec.config import CodecConfig
 from ..config import Recipe
 from ..data.datadir import SAMPLE_RATE, DataDir, list_sets
-from ..errors import UserError, suggest
+from ..errors import UserError
 from ..log import get_logger
 from ..tokenizer import store
+from .train_config import SETTINGS, check, jobs
 from .train_data import gather, split, write
+from .train_f0 import track
+from .train_models import CodecTraining, VocoderTraining, training_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+__all__ = ["SETTINGS", "check", "train"]
+
 log = get_logger(__name__)
-MODEL = "model.pth"
-# What a training configuration may set. The rest of ESPnet's options is the stage's business, or of no use here.
-SETTINGS = (
-    "codec", "codec_conf", "segment_length", "init_param", "ignore_init_mismatch", "freeze_param",
-    "optim", "optim_conf", "scheduler", "scheduler_conf", "optim2", "optim2_conf", "scheduler2", "scheduler2_conf",
-    "max_epoch", "num_iters_per_epoch", "batch_size", "valid_batch_size", "grad_clip", "grad_clip_type",
-    "generator_first", "skip_discriminator_prob", "patience", "early_stopping_criterion", "best_model_criterion",
-    "keep_nbest_models", "ngpu", "num_workers", "use_amp", "use_tf32", "cudnn_benchmark", "cudnn_deterministic",
-    "dist_backend", "gradient_as_bucket_view", "ddp_comm_hook", "log_interval", "use_tensorboard", "use_wandb",
-    "wandb_project", "wandb_id", "wandb_entity", "wandb_name", "wandb_model_log_interval", "max_cache_size",
-    "detect_anomaly",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One model to train: its name, its configuration (file and content), the name of its tokens."""
-
-    name: str
-    file: Path
-    settings: dict[str, Any]
-    codec: CodecConfig
-    tokens: str | None
-
-
-def check(name: str, root: Path) -> tuple[Path, dict[str, Any], CodecConfig]:
-    """Read a training configuration without importing torch or ESPnet.
-
-    Returns:
-        its file, all of its settings, and `codec_conf`.
-
-    Raises:
-        UserError: for an unknown file, key or a wrong type in `codec_conf`.
-    """
-    file = config.conf_file(root, "train", name)
-    settings, lines = config.load_yaml(file)
-    for key in settings:
-        if key not in SETTINGS:
-            raise UserError(f"unknown key '{key}'{suggest(key, SETTINGS)}", path=file, line=lines[(key,)])
-    own = settings.get("codec_conf", {})
-    for key in ("n_speakers", "n_tokens"):
-        if key in own:
-            raise UserError(f"stage 4 counts '{key}' itself", path=file, line=lines[("codec_conf", key)])
-    below = {where[1:]: line for where, line in lines.items() if where[0] == "codec_conf"}
-    return file, settings, config.from_dict(CodecConfig, own, file, below)
+MODEL, F0, PARTS = "model.pth", "f0", ("train", "valid")
 
 
 def train(recipe: Recipe, root: Path, *, device: str, force: bool) -> None:
@@ -81,27 +39,12 @@ def train(recipe: Recipe, root: Path, *, device: str, force: bool) -> None:
         UserError: before any training: for a configuration that does not fit, missing or misfitting tokens, fewer than
             two speakers, no set with role `train`.
     """
-    jobs: dict[str, _Job] = {}
-    for name in recipe.systems:
-        system = config.load_system(recipe, name, root)
-        if system.train is None:
-            continue
-        job = _Job(system.train, *check(system.train, root), system.tokens)
-        if jobs.setdefault(job.name, job).tokens != job.tokens:
-            raise UserError(
-                f"two systems train '{job.name}' with different tokens: {jobs[job.name].tokens}, {job.tokens}",
-                hint="give one of them a training configuration of another name",
-            )
-        if job.codec.lambda_sem and job.tokens is None:
-            raise UserError(
-                f"system '{name}' names no tokens, but lambda_sem is {job.codec.lambda_sem:g}", path=job.file,
-                expected="`tokens` in the system's YAML, or lambda_sem 0",
-            )  # fmt: skip
-    for job in jobs.values():
-        _train(job, root, recipe.seed, device, force)
+    for job in jobs(recipe, root).values():
+        _train(training_of(job, root), recipe.seed, device, force)
 
 
-def _train(job: _Job, root: Path, seed: int, device: str, force: bool) -> None:
+def _train(training: CodecTraining | VocoderTraining, seed: int, device: str, force: bool) -> None:
+    job, root, tokens = training.job, training.root, training.tokens
     sets = [DataDir.read(path, "audio") for path in list_sets(root / "dump", ["train"])]
     if not sets:
         raise UserError(
@@ -109,7 +52,6 @@ def _train(job: _Job, root: Path, seed: int, device: str, force: bool) -> None:
             path=root / "dump",
             hint="run stage 'format' first, or set it in meta.yaml",
         )
-    tokens = job.tokens if job.codec.lambda_sem else None
     places = {data.name: root / "exp" / "tokens" / tokens / data.name for data in sets} if tokens else {}
     fields = {
         "config": config.digest(job.settings),
@@ -124,37 +66,44 @@ def _train(job: _Job, root: Path, seed: int, device: str, force: bool) -> None:
         return
     started = time.monotonic()
     n_tokens = store.n_tokens(root / "exp" / "tokens" / tokens) if tokens else 0
-    utterances = gather(sets, places, n_tokens)
+    balanced = job.settings.get("language_temperature") is not None
+    utterances = gather(sets, places, n_tokens, by_language=balanced)
     speakers = sorted({utterance.speaker for utterance in utterances.values()})
-    training, held_out = split(utterances, seed)
-    for part, utts in (("train", training), ("valid", held_out)):
-        write(partial / "data" / part, {utt: utterances[utt] for utt in utts}, speakers)
+    arguments = _arguments(training, partial, len(speakers), n_tokens, seed, device)
+    f0 = track(sets, partial / F0, training.f0, normalize=not job.conf.compat) if training.f0 else {}
+    parts = dict(zip(PARTS, split(utterances, seed), strict=True))
+    for part, utts in parts.items():
+        write(partial / "data" / part, {utt: utterances[utt] for utt in utts}, speakers, f0)
     log.info(
-        "train: %s, %d utterances of %d speakers, %.1f h", out, len(training), len(speakers),
-        sum(utterances[utt].samples for utt in training) / SAMPLE_RATE / 3600,
+        "train: %s, %d utterances of %d speakers, %.1f h", out, len(parts["train"]), len(speakers),
+        sum(utterances[utt].samples for utt in parts["train"]) / SAMPLE_RATE / 3600,
     )  # fmt: skip
-    codec = job.settings["codec_conf"] | {"n_speakers": len(speakers), "n_tokens": n_tokens}
-    arguments = _arguments(job, partial, codec, seed, device)
-    counts = run(arguments, job.file)
+    counts = run(training.task, arguments, job.file)
     counts |= {"utterances": len(utterances), "speakers": len(speakers)}
     facts = {"train": job.name, "tokens": tokens, "seed": seed, "sample_rate": SAMPLE_RATE}
-    publish(partial, arguments, facts | counts, sets, device)
+    publish(training, partial, arguments, facts | counts, sets, device)
     stamp.finish(out, "train", counts=counts, seconds=time.monotonic() - started)
     tidy(out)
 
 
-def _arguments(job: _Job, partial: Path, codec: dict[str, Any], seed: int, device: str) -> Namespace:
+def _arguments(
+    training: CodecTraining | VocoderTraining,
+    partial: Path,
+    n_speakers: int,
+    n_tokens: int,
+    seed: int,
+    device: str,
+) -> Namespace:
     """ESPnet's options: those of the configuration, and the stage's own."""
-    from ..tasks.musa import MusaTask
-
-    arguments = MusaTask.get_parser().parse_args(["--config", str(job.file)])
-    ngpu = _gpus(device, job.settings.get("ngpu"))
-    own = {"codec_conf": codec, "output_dir": str(partial), "seed": seed, "resume": True, "ngpu": ngpu}
+    arguments = training.task.get_parser().parse_args(["--config", str(training.job.file)])
+    ngpu = _gpus(device, training.job.settings.get("ngpu"))
+    own = training.options(partial, n_speakers, n_tokens)
+    own |= {"output_dir": str(partial), "seed": seed, "resume": True, "ngpu": ngpu}
     own["multiprocessing_distributed"] = ngpu > 1
-    for part in ("train", "valid"):
+    for part in PARTS:
         place = partial / "data" / part
         inputs = [("wav.scp", "audio", "sound"), ("utt2sid", "sids", "text_int")]
-        inputs += [("tokens.scp", "semantic", "kaldi_ark")] if codec["n_tokens"] else []
+        inputs += training.inputs if training.tokens else []
         own[f"{part}_data_path_and_name_and_type"] = [(str(place / file), *rest) for file, *rest in inputs]
         own[f"{part}_shape_file"] = [str(place / "audio_shape")]
     vars(arguments).update(own)
@@ -185,11 +134,12 @@ def _gpus(device: str, wanted: int | None) -> int:
     return min(count, wanted or count)
 
 
-def run(arguments: Namespace, file: Path) -> dict[str, int]:
+def run(task: Any, arguments: Namespace, file: Path) -> dict[str, int]:
     """Train or go on with ESPnet's trainer.
 
     Args:
-        arguments: of `MusaTask`.
+        task: ESPnet's.
+        arguments: its options.
         file: the configuration, for messages.
 
     Returns:
@@ -201,12 +151,11 @@ def run(arguments: Namespace, file: Path) -> dict[str, int]:
     import torch
     from espnet2.tasks.abs_task import scheduler_classes
 
-    from ..tasks.musa import MusaTask
     from ..tasks.trainer import CHECKPOINT, recover
 
     try:
-        MusaTask.build_preprocess_fn(arguments, train=True)
-        optimizers = MusaTask.build_optimizers(arguments, MusaTask.build_model(arguments))
+        task.build_preprocess_fn(arguments, train=True)
+        optimizers = task.build_optimizers(arguments, task.build_model(arguments))
         for optimizer, option in zip(optimizers, ("scheduler", "scheduler2"), strict=True):
             name, conf = getattr(arguments, option), getattr(arguments, f"{option}_conf")
             if name is not None:
@@ -217,7 +166,7 @@ def run(arguments: Namespace, file: Path) -> dict[str, int]:
         raise UserError(f"{type(error).__name__}: {error}", path=file) from None
     out = Path(arguments.output_dir)
     recover(out)
-    MusaTask.main(args=arguments)
+    task.main(args=arguments)
     reporter = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=False)["reporter"]
     epochs = reporter["epoch"]
     if epochs < arguments.max_epoch and arguments.patience is None:
@@ -226,7 +175,12 @@ def run(arguments: Namespace, file: Path) -> dict[str, int]:
 
 
 def publish(
-    partial: Path, arguments: Namespace, facts: dict[str, Any], sets: Iterable[DataDir], device: str
+    training: CodecTraining | VocoderTraining,
+    partial: Path,
+    arguments: Namespace,
+    facts: dict[str, Any],
+    sets: Sequence[DataDir],
+    device: str,
 ) -> None:
     """The last epoch's model as an archive (O27), and whole, with heads and discriminators.
 
@@ -234,23 +188,19 @@ def publish(
     """
     import torch
 
-    from ..codec.speaker_table import embed_speakers
-    from ..tasks.musa import MusaTask
     from ..tasks.trainer import CHECKPOINT
 
     state = torch.load(partial / CHECKPOINT, map_location="cpu", weights_only=False)["model"]
     torch.save(state, partial / MODEL)
-    model = MusaTask.build_model(arguments)
+    model = training.task.build_model(arguments)
     model.load_state_dict(state)
-    generator = model.codec.generator.to(device).eval()
-    conf = model.codec.generator_conf
-    archive.save(partial, generator_conf=conf, state=generator.state_dict(), facts=facts)
-    archive.save_speakers(partial, embed_speakers(generator, sets))
+    training.publish(partial, model, facts, sets, device)
 
 
 def tidy(out: Path) -> None:
     """Remove what only a training that is not finished needs, and the host from the names of TensorBoard's files."""
-    shutil.rmtree(out / "data", ignore_errors=True)
+    for made in ("data", F0):
+        shutil.rmtree(out / made, ignore_errors=True)
     for path in out.glob("*.pth"):
         if path.name != MODEL:
             path.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,26 +27,34 @@ class Utterance:
     speaker: str
     samples: int
     tokens: str | None  # <ark>:<offset>
+    language: str = ""  # code of utt2lang; empty: not known
 
 
-def gather(sets: Iterable[DataDir], places: dict[str, Path], n_tokens: int) -> dict[str, Utterance]:
+def gather(
+    sets: Iterable[DataDir], places: dict[str, Path], n_tokens: int, *, by_language: bool = False
+) -> dict[str, Utterance]:
     """All utterances of the sets; with their tokens, if `places` says for each set where they lie.
 
     Raises:
         UserError: for an utterance in two sets, one without tokens, tokens that are no tokens of the tokenizer's, or a
-            teacher and a codec that differ by more than one frame; for fewer than two speakers.
+            teacher and a codec that differ by more than one frame; for fewer than two speakers; `by_language`: for an
+            utterance without a language.
     """
     out: dict[str, Utterance] = {}
     problems = Problems()
     for data in sets:
         tokens = load_tokens(places[data.name]) if data.name in places else None
         speakers, durations = data.table("utt2spk"), data.table("utt2dur")
+        languages = data.tables.get("utt2lang", {})
         for utt in data.utts:
             if utt in out:
                 problems.add(f"also in {out[utt].wav.parent.parent}", path=data.path / "utt2spk", utt=utt)
             samples = round(durations[utt] * SAMPLE_RATE)
             place = None if tokens is None else tokens.places.get(utt)
-            out[utt] = Utterance(data.audio_path(utt), speakers[utt], samples, place)
+            out[utt] = Utterance(data.audio_path(utt), speakers[utt], samples, place, languages.get(utt, ""))
+            if by_language and not out[utt].language:
+                hint = "language_temperature wants utt2lang for all training sets"
+                problems.add("no language", path=data.path / "utt2lang", utt=utt, hint=hint)
             where = {"path": places.get(data.name), "utt": utt}
             if place:
                 _check_tokens(tokens[utt], samples, n_tokens, problems, **where)
@@ -105,16 +113,33 @@ def split(utterances: dict[str, Utterance], seed: int) -> tuple[list[str], list[
     return [utt for utt in order if utt not in held_out], [utt for utt in order if utt in held_out]
 
 
-def write(place: Path, utterances: dict[str, Utterance], speakers: list[str]) -> None:
-    """ESPnet's data files of one part, all in the same order."""
+def write(
+    place: Path, utterances: dict[str, Utterance], speakers: list[str], f0: Mapping[str, str] | None = None
+) -> None:
+    """ESPnet's data files of one part, all in the same order; `f0` as <ark>:<offset>, for a vocoder."""
     number = {speaker: i for i, speaker in enumerate(speakers)}
     tables: dict[str, dict[str, Any]] = {
         "wav.scp": {utt: own.wav for utt, own in utterances.items()},
         "utt2sid": {utt: number[own.speaker] for utt, own in utterances.items()},
         "audio_shape": {utt: own.samples for utt, own in utterances.items()},
         "tokens.scp": {utt: own.tokens for utt, own in utterances.items() if own.tokens},
+        "utt2lang": {utt: own.language for utt, own in utterances.items() if own.language},
+        "f0.scp": {utt: f0[utt] for utt in utterances} if f0 else {},
     }
     place.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         if table:
             write_text(place / name, "".join(f"{utt} {value}\n" for utt, value in table.items()))
+
+
+def check_temperature(value: Any, path: Path, line: int | None = None) -> None:
+    """Refuse a `language_temperature` (see `tasks/sampling.py`) that is none.
+
+    Raises:
+        UserError: if it is no number above 0.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and value > 0):
+        raise UserError(
+            f"language_temperature is {value!r}", path=path, line=line, expected="more than 0, .inf, or null"
+        )

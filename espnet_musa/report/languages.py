@@ -31,8 +31,7 @@ _GENDERS = {"f", "m", "x"}
 def unseen(results: dict[str, Any]) -> set[str]:
     """Languages that are evaluated but in no training set; none where no set is there to train systems with."""
     seen = {code for s in results["sets"] if s["role"] == "train" for code in s["languages"]}
-    scored = {code for s in results["sets"] if s["role"] in ("trial", "utility") for code in s["languages"]}
-    return scored - seen if seen else set()
+    return set().union(*_scored(results).values()) - seen if seen else set()
 
 
 def measured(results: dict[str, Any], privacy: bool, group: str | None = None) -> Metrics:
@@ -45,8 +44,10 @@ def measured(results: dict[str, Any], privacy: bool, group: str | None = None) -
 
     Returns:
         for every system, evaluator, metric, split and attacker, those of all languages it is measured in; nothing where
-        that is a single one.
+        that is a single one, or no corpus has several: a mean over corpora would be one of nothing.
     """
+    if max(map(len, _scored(results).values()), default=0) < 2:
+        return []
     spoken = {s["name"]: s["languages"] for s in results["sets"]}
     label = _labels(results)
     found: dict[tuple[str, ...], dict[str, Metrics]] = {}
@@ -75,15 +76,22 @@ def _corpus(results: dict[str, Any], metric: dict[str, Any]) -> str:
     return next(s["corpus"] for s in results["sets"] if s["name"] == first)
 
 
-def _labels(results: dict[str, Any]) -> dict[tuple[str, str], str]:
-    """(Language, corpus) -> name of the column: the language's code, with the corpus where another stands for it."""
-    languages: dict[str, set[str]] = {}
+def _scored(results: dict[str, Any]) -> dict[str, set[str]]:
+    """Corpus -> languages of its sets that are scored."""
+    out: dict[str, set[str]] = {}
     for s in results["sets"]:
         if s["role"] in ("trial", "utility"):
-            languages.setdefault(s["corpus"], set()).update(s["languages"])
-    out = {}
+            out.setdefault(s["corpus"], set()).update(s["languages"])
+    return out
+
+
+def _labels(results: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """(Language, corpus) -> name of the column: the language's code, with the corpus where another stands for it."""
+    languages, out = _scored(results), {}
     for code in {code for codes in languages.values() for code in codes}:
-        corpora = sorted((c for c in languages if code in languages[c]), key=lambda c: (-len(languages[c]), c))
+        corpora = sorted(
+            (c for c in languages if code in languages[c]), key=lambda c: (-len(languages[c]), c)
+        )
         out |= {(code, c): code if c == corpora[0] else f"{code} ({c})" for c in corpora}
     return out
 
@@ -124,9 +132,9 @@ def by_metric(results: dict[str, Any]) -> list[tuple[str, Table]]:
     out: list[tuple[str, Table]] = []
     apart = unseen(results)
     for privacy in (True, False):
-        metrics = (
-            tables.under_attack(results, measured(results, privacy)) if privacy else measured(results, False)
-        )
+        metrics = measured(results, privacy)
+        if privacy:
+            metrics = tables.under_attack(results, metrics)
         ordered = sorted(metrics, key=tables.order(results))
         for evaluator, name in dict.fromkeys((m["evaluator"], m["name"]) for m in ordered):
             own = [m for m in ordered if (m["evaluator"], m["name"]) == (evaluator, name)]
@@ -156,10 +164,10 @@ def summary(results: dict[str, Any]) -> Table:
     private = tables.under_attack(results, measured(results, True))
     metrics = []
     for m in [*private, *measured(results, False)]:
-        if m["language"] == MEAN or m["language"] in apart:
-            metrics.append(
-                {**m, "languages": MEAN if m["language"] == MEAN else f"{m['language']} ({UNSEEN})"}
-            )
+        language = m["language"]
+        held_out = language.partition(" ")[0] in apart
+        if language == MEAN or held_out or "(" in language:
+            metrics.append({**m, "languages": f"{language}, {UNSEEN}" if held_out else language})
     ordered = sorted(metrics, key=lambda m: tables.order(results)(m)[3:])
     heads = {}
     for m in ordered:

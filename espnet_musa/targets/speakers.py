@@ -63,8 +63,11 @@ class Speaker(TargetPolicy):
         gender: str = "any"  # any | same | cross: of the voice, against the speaker's
         level: str = "spk"  # utt | spk | constant: what shares a voice
         scope: str = "all"  # all | set: whether an id draws the same in every set
+        unique: bool = False  # level spk: each speaker another voice
 
         def __post_init__(self) -> None:
+            if self.unique and self.level != "spk":
+                raise UserError(f"unique voices at level '{self.level}'", expected="level: spk")
             for name, known in (("gender", GENDERS), ("level", LEVELS), ("scope", SCOPES)):
                 value = getattr(self, name)
                 if value not in known:
@@ -76,18 +79,44 @@ class Speaker(TargetPolicy):
         Raises:
             UserError: if the gender matters and a set does not tell it.
         """
-        return {data.name: self._plan_set(data, seed, system) for data in sets}
+        places = self._unique(sets, seed, system) if self.params.unique else {}
+        return {data.name: self._plan_set(data, seed, system, places) for data in sets}
 
-    def _plan_set(self, data: DataDir, seed: int, system: str) -> dict[str, dict[str, Any]]:
+    def _key(self, data: DataDir, name: str) -> str:
+        """What draws for a speaker or an utterance of a set."""
+        return f"{data.name}/{name}" if self.params.scope == "set" else name
+
+    def _wanted(self, data: DataDir, speaker: str) -> str | None:
+        """Gender of a speaker's voice; None: any."""
+        if self.params.gender == "any":
+            return None
+        own = data.table("spk2gender")[speaker]
+        return own if self.params.gender == "same" else _OTHER[own]
+
+    def _unique(self, sets: list[DataDir], seed: int, system: str) -> dict[str, float]:
+        """Places that lie as far from each other as they can, for all speakers whose voice is of one gender."""
+        groups: dict[str | None, set[str]] = {}
+        for data in sets:
+            for speaker in set(data.table("utt2spk").values()):
+                groups.setdefault(self._wanted(data, speaker), set()).add(self._key(data, speaker))
+        places = {}
+        for gender, keys in groups.items():
+            order = generator(seed, system, str(gender), "unique targets").permutation(len(keys))
+            places |= {key: (int(i) + 0.5) / len(keys) for key, i in zip(sorted(keys), order, strict=True)}
+        return places
+
+    def _plan_set(
+        self, data: DataDir, seed: int, system: str, places: dict[str, float]
+    ) -> dict[str, dict[str, Any]]:
         params, utt2spk = self.params, data.table("utt2spk")
-        genders = None if params.gender == "any" else data.table("spk2gender")
-        prefix = f"{data.name}/" if params.scope == "set" else ""
         targets = {}
         for utt in data.utts:
-            key = {"utt": utt, "spk": utt2spk[utt], "constant": ""}[params.level]
-            target = {"speaker": float(generator(seed, system, prefix + key, "target").random())}
-            if genders is not None:
-                own = genders[utt2spk[utt]]
-                target["gender"] = own if params.gender == "same" else _OTHER[own]
+            key = self._key(data, {"utt": utt, "spk": utt2spk[utt], "constant": ""}[params.level])
+            place = places.get(key)
+            if place is None:
+                place = float(generator(seed, system, key, "target").random())
+            target: dict[str, Any] = {"speaker": place}
+            if (gender := self._wanted(data, utt2spk[utt])) is not None:
+                target["gender"] = gender
             targets[utt] = target
         return targets

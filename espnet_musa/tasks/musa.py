@@ -1,7 +1,7 @@
 """MUSA as an ESPnet task; `python -m espnet_musa.tasks.musa` takes the options of ESPnet's training commands.
 
 Stage 4 calls it with data files that it writes (`pipeline/train.py`). Besides ESPnet's keys a training configuration
-may hold `segment_length`; `codec_conf` are the keyword arguments of `MusaCodec`.
+may hold `segment_length` and `language_temperature`; `codec_conf` are the keyword arguments of `MusaCodec`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..codec.musa import MusaCodec
 from .preprocessor import IGNORED, MusaPreprocessor
+from .sampling import LanguageSampling
 from .trainer import LoggedTask, MusaTrainer
 
 codec_choices = ClassChoices("codec", classes={"musa": MusaCodec}, type_check=AbsGANCodec, default="musa")
@@ -46,8 +47,14 @@ class MusaModel(ESPnetGANCodecModel):
         """The generator's or the discriminators' turn; see `MusaCodec.forward`."""
         return self.codec(forward_generator=forward_generator, audio=audio, **batch)
 
+    def listen(self, wav: Tensor, data: dict[str, Any]) -> dict[str, Tensor]:
+        """What TensorBoard gets of an utterance (T,): reconstructed, and with the zero vector for s."""
+        codes, s = self.codec.generator.encode(wav[None])
+        decode = self.codec.generator.decode
+        return {"reconstructed": decode(codes, s)[0], "anonymized": decode(codes, None)[0]}
 
-class MusaTask(LoggedTask, GANCodecTask):
+
+class MusaTask(LanguageSampling, LoggedTask, GANCodecTask):
     """Two optimizers (generator, discriminators), three inputs: audio, speaker ids and teacher tokens.
 
     | name | ESPnet type | content |

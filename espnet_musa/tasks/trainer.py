@@ -183,16 +183,15 @@ def _first(option: DistributedOption) -> bool:
 
 @torch.no_grad()
 def _add_audio(model: nn.Module, iterator: DataLoader, epoch: int, directory: Path) -> None:
-    """The first validation utterance into TensorBoard: as it is, reconstructed, and with the zero vector for s."""
+    """The first validation utterance into TensorBoard: as it is, and what the model makes of it (`model.listen`)."""
     from torch.utils.tensorboard import SummaryWriter
 
-    generator = model.codec.generator
     rate = model.codec.fs
     utt = min(min(batch) for batch in iterator.batch_sampler)
-    wav = torch.from_numpy(iterator.dataset.loader_dict["audio"][utt][: round(AUDIO_S * rate)]).float()
-    codes, s = generator.encode(wav[None].to(next(generator.parameters()).device))
+    data = {name: loader[utt] for name, loader in iterator.dataset.loader_dict.items()}
+    wav = torch.from_numpy(data["audio"][: round(AUDIO_S * rate)]).float()
     sounds = {"original": wav} if epoch == 1 else {}
-    sounds |= {"reconstructed": generator.decode(codes, s)[0], "anonymized": generator.decode(codes, None)[0]}
+    sounds |= model.listen(wav.to(next(model.parameters()).device), data)
     with SummaryWriter(str(directory / "tensorboard" / "audio")) as writer:
         for name, sound in sounds.items():
             writer.add_audio(name, sound[: len(wav)].float().clamp(-1, 1).cpu(), epoch, rate)

@@ -24,7 +24,7 @@ import numpy as np
 from .. import config, stamp
 from ..data.table import write_text
 from ..errors import UserError
-from .config import CODEC, TOKENIZERS, TokensConfig, teacher_of
+from .config import BOTTLENECK, CODEC, TOKENIZERS, TokensConfig, teacher_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .feature_codec import FeatureCodec
     from .kmeans import KMeans
     from .teachers import Teacher
+    from .vq_bottleneck import VqBottleneck
+
+    Tokenizer = FeatureCodec | KMeans | VqBottleneck
 
 MODEL, CONFIG, WEIGHTS, TEACHER = "model", "config.yaml", "model.safetensors", "teacher.safetensors"
 
@@ -48,7 +51,7 @@ class Facts:
     teacher_params: dict[str, Any] = field(default_factory=dict)
 
 
-def build(kind: str, params: dict[str, Any], dimension: int) -> FeatureCodec | KMeans:
+def build(kind: str, params: dict[str, Any], dimension: int) -> Tokenizer:
     """A tokenizer of features of so many dimensions, not trained.
 
     Args:
@@ -61,12 +64,16 @@ def build(kind: str, params: dict[str, Any], dimension: int) -> FeatureCodec | K
         from .feature_codec import FeatureCodec
 
         return FeatureCodec(dimension, settings)
+    if kind == BOTTLENECK:
+        from .vq_bottleneck import VqBottleneck
+
+        return VqBottleneck(dimension, settings)
     from .kmeans import KMeans
 
     return KMeans(dimension, settings)
 
 
-def save(directory: Path, tokens: TokensConfig, tokenizer: FeatureCodec | KMeans) -> None:
+def save(directory: Path, tokens: TokensConfig, tokenizer: Tokenizer) -> None:
     """Write a tokenizer's weights and `config.yaml`."""
     from safetensors.torch import save_file
 
@@ -79,7 +86,7 @@ def save(directory: Path, tokens: TokensConfig, tokenizer: FeatureCodec | KMeans
     config.save(facts, directory / CONFIG)
 
 
-def load(directory: Path, device: str) -> FeatureCodec | KMeans:
+def load(directory: Path, device: str) -> Tokenizer:
     """A tokenizer, ready.
 
     Raises:
@@ -134,7 +141,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def fill(tokenizer: FeatureCodec | KMeans, path: Path) -> FeatureCodec | KMeans:
+def fill(tokenizer: Tokenizer, path: Path) -> Tokenizer:
     """Give a tokenizer the weights of a file; in evaluation mode.
 
     Raises:
@@ -152,7 +159,7 @@ def fill(tokenizer: FeatureCodec | KMeans, path: Path) -> FeatureCodec | KMeans:
     return tokenizer.eval()
 
 
-def ready(tokens: TokensConfig) -> FeatureCodec | KMeans:
+def ready(tokens: TokensConfig) -> Tokenizer:
     """The tokenizer of `tokens.checkpoint`; its weights say how wide the features are.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 import torch
-from safetensors.torch import save as to_bytes
 from torch.nn.utils.rnn import pad_sequence
 
 from ...config import digest, save, to_dict
 from ...errors import UserError
-from ...log import get_logger, progress
+from ...log import progress
 from ...metrics.text_norm import basic
 from ...seed import generator, key
+from ..training import Resumable, warm_cosine, write_weights
 from . import SAMPLE_RATE
 from .recipe import AsrTrainConfig, Features, build, read_pieces
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     import sentencepiece
 
     from ...data.datadir import DataDir
-
-log = get_logger(__name__)
 
 
 def train(
@@ -76,11 +73,8 @@ def train(
             torch.manual_seed(key(seed, "asr", f"epoch {epoch}", "masks") % 2**63)
             trainer.epoch(epoch, items, generator(seed, "asr", f"epoch {epoch}", "order"))
             trainer.checkpoint(out / "checkpoint.pt", identity, epoch + 1)
-            (out / "train.log").write_text("".join(f"{line}\n" for line in trainer.lines), encoding="utf-8")
     save(config, out / "config.yaml")
-    partial = out / "model.safetensors.partial"
-    partial.write_bytes(to_bytes(trainer.model.state_dict()))
-    partial.replace(out / "model.safetensors")
+    write_weights(trainer.model, out / "model.safetensors")
     (out / "checkpoint.pt").unlink(missing_ok=True)
 
 
@@ -138,37 +132,15 @@ def _items(
     return sorted(items, key=lambda item: -len(item[0]))
 
 
-class _Trainer:
-    """Model, optimizer and what is logged; the state between two epochs."""
+class _Trainer(Resumable):
+    """Model, optimizer and what is logged."""
 
     def __init__(self, model: torch.nn.Module, config: AsrTrainConfig, device: str) -> None:
-        self.model, self.config, self.device = model.to(device), config, device
+        self.model, self.config = model.to(device), config
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay
         )
-        self.lines: list[str] = []
-
-    def checkpoint(self, path: Path, identity: str, epochs: int) -> None:
-        """Save the state after `epochs` finished epochs, atomically."""
-        state = {"identity": identity, "epochs": epochs, "lines": self.lines}
-        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        torch.save(state, partial)
-        partial.replace(path)
-
-    def resume(self, path: Path, identity: str) -> int:
-        """Load a checkpoint of the same training; returns the number of finished epochs."""
-        if not path.exists():
-            return 0
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["identity"] != identity:
-            log.warning("%s is of another training: starting anew", path)
-            return 0
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lines = state["lines"]
-        log.info("going on after epoch %d of %d", state["epochs"], self.config.epochs)
-        return state["epochs"]
+        super().__init__({"model": model, "optimizer": self.optimizer}, (), device)
 
     def epoch(
         self, epoch: int, items: list[tuple[torch.Tensor, torch.Tensor]], rng: np.random.Generator
@@ -182,14 +154,16 @@ class _Trainer:
         order = rng.permutation(len(batches))
         for step, b in enumerate(progress(order, total=len(batches), desc=f"epoch {epoch + 1}")):
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * len(batches) + step, steps, self.config)
+                group["lr"] = warm_cosine(
+                    epoch * len(batches) + step, steps, self.config.max_lr, self.config.warmup
+                )
             total += self._step([items[i] for i in batches[b]]) * len(batches[b])
         if not math.isfinite(total):
             raise UserError(f"the loss diverged in epoch {epoch + 1}", hint="lower max_lr")
         seconds = time.monotonic() - began
-        line = f"epoch {epoch + 1}/{self.config.epochs} loss {total / len(items):.3f} seconds {seconds:.1f}"
-        log.info(line)
-        self.lines.append(line)
+        self.say(
+            f"epoch {epoch + 1}/{self.config.epochs} loss {total / len(items):.3f} seconds {seconds:.1f}"
+        )
 
     def _step(self, batch: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
         features, target = zip(*batch, strict=True)
@@ -203,12 +177,3 @@ class _Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         return loss.item()
-
-
-def learning_rate(step: int, steps: int, config: AsrTrainConfig) -> float:
-    """Linear warm-up to `max_lr`, then half a cosine to 1 % of it; `step` counts from 0 to `steps` - 1."""
-    rise = max(1, round(config.warmup * steps))
-    if step < rise:
-        return config.max_lr * (step + 1) / rise
-    phase = (step - rise) / max(1, steps - 1 - rise)
-    return config.max_lr * (0.505 + 0.495 * math.cos(math.pi * phase))
