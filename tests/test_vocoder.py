@@ -11,17 +11,20 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from tiny_musa import make_recipe, write
-from tiny_vqbn import DECODERS, SIZES, TOKENS, tiny_acoustic, tiny_vocoder
+from tiny_vqbn import DECODERS, F0_MEAN, F0_SD, SIZES, TOKENS, tiny_acoustic, tiny_vocoder
 
 from espnet_musa import stamp
 from espnet_musa.anonymizers.vqbn import VqBn
 from espnet_musa.codec import vocoder_archive
 from espnet_musa.codec.frames import fit_frames, frames_of
+from espnet_musa.codec.source_filter import pitch_of, pulses
 from espnet_musa.codec.vocoder import Vocoder, pooled
 from espnet_musa.codec.vqbn import VqBnVocoder
 from espnet_musa.config import Recipe
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
+from espnet_musa.f0 import transforms
+from espnet_musa.f0.extract import extract
 from espnet_musa.pipeline import train_f0
 from espnet_musa.pipeline.train import check, train
 from espnet_musa.pipeline.train_config import VOCODER_SETTINGS
@@ -35,6 +38,23 @@ def given(frames: int, batch: int = 1, seed: int = 0) -> tuple[torch.Tensor, tor
     """Codes, F0, speakers."""
     torch.manual_seed(seed)
     return torch.randint(12, (batch, frames)), torch.randn(batch, frames), torch.arange(batch) % 4
+
+
+def noise_for(vocoder: Vocoder, frames: int, batch: int = 1, seed: int = 1) -> torch.Tensor | None:
+    """(B, 320 F) for a vocoder with a source."""
+    drawn = torch.randn(batch, 320 * frames, generator=torch.Generator().manual_seed(seed))
+    return drawn if vocoder.sourced else None
+
+
+def sourced(frames: int, seed: int = 0) -> tuple[Vocoder, torch.Tensor]:
+    """A vocoder of pulses and noise, and all that its decoder hears of a random recording (1, D, F)."""
+    vocoder, (codes, f0, speakers) = tiny_vocoder("source_filter"), given(frames, seed=seed)
+    f0[:, 20:30] = 0
+    channels = [
+        vocoder.frames(codes, f0, speakers), vocoder.pitch(f0, speakers),
+        vocoder.by_frame(noise_for(vocoder, frames)),
+    ]  # fmt: skip
+    return vocoder, torch.cat(channels, dim=1)
 
 
 def test_the_published_layout():
@@ -64,9 +84,11 @@ def test_exactly_320_samples_a_frame(backbone, frames):
 def test_padding_is_not_heard(backbone):
     vocoder, (codes, f0, speakers), lengths = tiny_vocoder(backbone), given(70, 3), torch.tensor([70, 1, 33])
     with torch.no_grad():
-        made = vocoder(codes, f0, speakers, lengths)
+        noise = noise_for(vocoder, 70, 3)
+        made = vocoder(codes, f0, speakers, lengths, noise)
         for i, n in enumerate(lengths):
-            alone = vocoder(codes[i : i + 1, :n], f0[i : i + 1, :n], speakers[i : i + 1])
+            own = None if noise is None else noise[i : i + 1, : 320 * n]
+            alone = vocoder(codes[i : i + 1, :n], f0[i : i + 1, :n], speakers[i : i + 1], noise=own)
             assert (made[i, : 320 * n] - alone[0]).abs().max() < 1e-5 < alone.abs().max()
             assert not made[i, 320 * n :].any()
 
@@ -76,7 +98,7 @@ def test_padding_is_not_heard(backbone):
 def test_blocks_equal_the_whole(backbone, block):
     vocoder = tiny_vocoder(backbone)
     with torch.no_grad():
-        frames = vocoder.frames(*given(150))
+        frames = sourced(150)[1] if vocoder.sourced else vocoder.frames(*given(150))
         stream, whole = vocoder.decoder.stream(), vocoder.decoder(frames)
         parts = [stream.push(frames[:, :, i : i + block], i + block >= 150) for i in range(0, 150, block)]
     joined = torch.cat([part for part in parts if part.shape[2]], dim=2)
@@ -101,6 +123,87 @@ def test_context_is_enough_and_not_much_more():
     assert not reached[-1] and reached[0]
 
 
+def test_context_of_pulses_and_noise():
+    vocoder, frames = sourced(61)
+    with torch.no_grad():
+        decoder, frames = vocoder.decoder.double(), frames.double()
+        whole, context = decoder(frames), vocoder.decoder.context
+        reached = []
+        for distance in (context - 1, context, context + 1):
+            changed = frames.clone()
+            changed[:, :, 30 + distance :] += 0.5
+            changed[:, :, : 31 - distance] += 0.5
+            reached.append(bool(((decoder(changed) - whole)[:, :, 9600:9920].abs() > 0).any()))
+    assert reached == [True, True, False]
+
+
+@pytest.mark.parametrize("hz", [63.0, 100.0, 217.3, 480.0])
+def test_pulses_are_the_sum_of_their_harmonics(hz):
+    f0 = torch.full((1, 12), hz)
+    made = pulses(pitch_of(f0, torch.tensor([0.3]), 320, 16000), 320, 16000).flatten()[: 320 * 11]
+    count = int(8000 / hz)
+    phase = 0.3 + hz * np.arange(320 * 11) / 16000
+    expected = sum(np.cos(2 * np.pi * k * phase) for k in range(1, count + 1)) * np.sqrt(2 / count)
+    assert np.abs(made.numpy() - expected).max() < 2e-3 * np.sqrt(2 * count)
+    assert made.square().mean() == pytest.approx(1, abs=0.1)
+
+
+def test_the_phase_runs_on_from_frame_to_frame():
+    """Where one frame ends is where the next one begins; unvoiced stretches are silent and stand still."""
+    f0 = 150 + 40 * torch.rand(1, 30, generator=torch.Generator().manual_seed(0))
+    f0[:, 10:14] = 0
+    phase, here, later = pitch_of(f0, torch.zeros(1), 320, 16000)[0].double()
+    assert torch.equal(here.float(), f0[0]) and later[-1] == 0
+    for k in range(29):
+        place = torch.arange(320) / 320
+        near = torch.where(place < 0.5, here[k], later[k])
+        line = here[k] + (later[k] - here[k]) * place
+        hz = line if here[k] > 0 and later[k] > 0 else near
+        gap = (phase[k] + hz.sum() / 16000 - phase[k + 1]).remainder(1)
+        assert min(gap, 1 - gap) < 1e-5
+    made = pulses(pitch_of(f0, torch.zeros(1), 320, 16000), 320, 16000)[0].flatten()
+    assert not made[320 * 9 + 160 : 320 * 13 + 160].any() and made[320 * 9 + 159] != 0
+
+
+def measured(z: torch.Tensor, voice: int) -> np.ndarray:
+    """F0 (Hz) that DIO finds in frames 5 to F - 5 of what an untrained vocoder makes of z-scores (F,)."""
+    vocoder, codes = tiny_vocoder("source_filter"), torch.full((1, len(z)), 3)
+    with torch.no_grad():
+        made = vocoder(codes, z[None], torch.tensor([voice]), noise=noise_for(vocoder, len(z)))[0]
+    f0 = extract(made.double().numpy(), 16000, tracker="dio", hop_ms=20.0, floor=60.0, ceiling=400.0)
+    return f0[5 : len(z) - 5]
+
+
+@pytest.mark.parametrize("voice", range(4))
+@pytest.mark.parametrize("z", [-1.5, 0.5, 2.0])
+def test_f0_is_rendered_before_any_training(voice, z):
+    f0 = measured(torch.full((60,), z), voice)
+    assert f0 == pytest.approx(F0_MEAN[voice] + z * F0_SD[voice], rel=0.02)
+
+
+def test_mean_reversion_is_rendered():
+    """0.75 leaves a quarter of the deviation; noise brings some of it back."""
+    contour = 1.4 * torch.sin(torch.arange(150) / 12)
+    steps = [{"normalize": {}}, {"mean_reversion": {"alpha": 0.75}}, {"awgn": {"db": 10.0}}]
+    hz = 200 + 20 * contour.double().numpy()
+    sd = []
+    for n in (1, 2, 3):
+        z = transforms.apply(steps[:n], hz, np.random.default_rng(0), hop_ms=20.0)
+        sd.append(measured(torch.from_numpy(z).float(), 0).std())
+    assert sd[0] == pytest.approx(F0_SD[0], rel=0.05) and sd[1] == pytest.approx(sd[0] / 4, rel=0.05)
+    assert sd[2] > 1.2 * sd[1]
+
+
+def test_a_silent_source_is_noise():
+    vocoder = tiny_vocoder("source_filter")
+    codes, _, speakers = given(50)
+    with torch.no_grad():
+        made, zero = (
+            vocoder(codes, torch.zeros(1, 50), speakers, noise=n * noise_for(vocoder, 50)) for n in (1, 0)
+        )
+    assert made.std() > 1e-3 and not zero.any()
+
+
 def test_kernels_that_do_not_fit():
     for kernels in ([11, 8, 8, 4, 3], [4, 8, 8, 4, 4]):
         with pytest.raises(UserError, match=r"upsample_scales.*expected kernels at least as large"):
@@ -109,6 +212,8 @@ def test_kernels_that_do_not_fit():
         Vocoder(n_codes=2, code_dim=2, n_speakers=2, backbone="spectral", decoder_conf={"chanels": 2})
     with pytest.raises(UserError, match="unknown backbone 'hifgan'; did you mean 'hifigan'"):
         Vocoder(n_codes=2, code_dim=2, n_speakers=2, backbone="hifgan")
+    with pytest.raises(UserError, match="source_filter backbone with hop 320, bands 1"):
+        Vocoder(n_codes=2, code_dim=2, n_speakers=2, backbone="source_filter", decoder_conf={"bands": 1})
 
 
 def test_pooled_statistics():
@@ -156,6 +261,33 @@ def test_normalised_before_it_is_cropped(tmp_path):
         assert z[hz > 0].mean() == pytest.approx(0, abs=1e-4) and z[hz > 0].std(ddof=1) == pytest.approx(
             1, abs=1e-3
         )
+
+
+def test_f0_of_voices(tmp_path):
+    """A vocoder that renders Hz learns from Hz, and knows the voiced frames' mean and deviation of each speaker."""
+    from safetensors.numpy import load_file
+
+    root = make(tmp_path)
+    sets = [DataDir.read(root / "dump" / name) for name in ("one", "two")]
+    places = train_f0.track(sets, tmp_path / "f0", train_f0.VoiceF0(tracker="dio"), normalize=True)
+    ark, speakers = store.Ark(tmp_path / "f0/one.scp", tmp_path / "f0/two.scp"), {}
+    for data in sets:
+        for utt, speaker in data.table("utt2spk").items():
+            speakers.setdefault(speaker, []).append(ark[utt][ark[utt] > 0])
+    assert set(places) == set(ark)
+    made = load_file(tmp_path / train_f0.VOICES)
+    voiced = [np.concatenate(speakers[speaker]) for speaker in sorted(speakers)]
+    assert made["f0_mean"] == pytest.approx([own.mean() for own in voiced], rel=1e-4)
+    assert made["f0_mean"].min() > 60 and len(made["f0_sd"]) == len(voiced) == 4
+    moved = [np.concatenate([one - one.mean() for one in speakers[speaker]]) for speaker in sorted(speakers)]
+    freedom = [sum(len(one) - 1 for one in speakers[speaker]) for speaker in sorted(speakers)]
+    within = [np.sqrt((own**2).sum() / n) for own, n in zip(moved, freedom, strict=True)]
+    assert made["f0_sd"][made["f0_sd"] >= 1] == pytest.approx([sd for sd in within if sd >= 1], rel=1e-3)
+    vocoder = tiny_vocoder("source_filter")
+    hz = torch.tensor([[0.0, 190.0, 210.0, 150.0]])
+    z = vocoder.z_scores(hz, torch.tensor([0]))
+    assert z.tolist() == [[0.0, pytest.approx(0), 1.0, -2.0]] and z[0, 1] != 0
+    assert vocoder.pitch(z, torch.tensor([0]))[0, 1] == pytest.approx(hz[0])
 
 
 @pytest.mark.slow
@@ -278,14 +410,19 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(trained, tmp_path, mon
         {"lambda_adv": 0.0, "lambda_fm": 0.0},
         {"compat": True, "precision": "bfloat16"},
         {"generator_conf": {"backbone": "hifigan", "decoder_conf": DECODERS["hifigan"]}},
+        {"generator_conf": {"backbone": "source_filter", "decoder_conf": DECODERS["source_filter"]}},
     ],
-    ids=["no discriminators", "pooled F0 in mixed precision", "HiFi-GAN"],
+    ids=["no discriminators", "pooled F0 in mixed precision", "HiFi-GAN", "pulses and noise"],
 )
 def test_variants(trained, tmp_path, conf):
     root = shutil.copytree(trained, tmp_path / "root", ignore=shutil.ignore_patterns("models"))
     settings = SETTINGS | {"vocoder_conf": SETTINGS["vocoder_conf"] | conf, "max_epoch": 1}
     write(root / "conf/train/tiny.yaml", settings | {"num_iters_per_epoch": 2})
-    vocoder, facts = vocoder_archive.load(run(root))
+    out = run(root)
+    vocoder, facts = vocoder_archive.load(out)
+    if vocoder.sourced:  # all four speakers were recorded, and heard at their own pitch
+        assert (vocoder.f0_mean > 60).all() and len(vocoder.f0_mean.unique()) == 4
+        assert not list(out.glob("voices*")) and "voices: null" in (out / "config.yaml").read_text()
     assert vocoder(*given(5)).shape == (1, 1600) and list(facts.speakers) == list("abcd")
 
 

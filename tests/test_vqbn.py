@@ -33,7 +33,7 @@ def make(place, **params) -> VqBn:
     return anonymizer
 
 
-@pytest.fixture(scope="module", params=["spectral", "hifigan"])
+@pytest.fixture(scope="module", params=["spectral", "hifigan", "source_filter"])
 def place(request, tmp_path_factory):
     return tiny_archive(tmp_path_factory.mktemp("model") / "m", request.param)
 
@@ -99,7 +99,8 @@ def test_noise_is_a_function_of_the_generator_alone(place):
     first, again, other = (anonymizer.convert(wav, None, rng(i)) for i in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     plain = make(place)
-    assert np.array_equal(plain.convert(wav, None, rng(0)), plain.convert(wav, None, rng(1)))
+    one, two, again = (plain.convert(wav, None, rng(i)) for i in (0, 1, 0))
+    assert np.array_equal(one, again) and np.array_equal(one, two) != plain._vocoder.sourced
 
 
 def test_alone_or_in_a_batch(place):
@@ -132,9 +133,10 @@ def test_long_recordings_pass_in_chunks(place, monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_recording(tmp_path):
+@pytest.mark.parametrize("backbone", ["spectral", "source_filter"])
+def test_memory_does_not_grow_with_the_recording(tmp_path, backbone):
     """Four minutes take hardly more memory than one: what grows is a code and an F0 each 20 ms."""
-    place = tiny_archive(tmp_path / "model")
+    place = tiny_archive(tmp_path / "model", backbone)
     np.save(tmp_path / "voice.npy", voice(0, 10.0))
     code = f"""if True:
         import re, sys, numpy as np
@@ -150,14 +152,15 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
         assert made == Source.frames
         print(re.search("VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
     """
+    # Large arrays go back to the system at once, so that the peak is what was held, not what the heap kept.
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MALLOC_MMAP_THRESHOLD_": "65536"}
     peaks = [
         int(subprocess.run(
-            [sys.executable, "-c", code, str(minutes)], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True, text=True, check=True,
+            [sys.executable, "-c", code, str(minutes)], env=env, capture_output=True, text=True, check=True,
         ).stdout.split()[-1]) / 1024
         for minutes in (1, 4)
     ]  # fmt: skip
-    assert peaks[1] - peaks[0] < 25, f"{peaks} MB"
+    assert peaks[1] - peaks[0] < 10, f"{peaks} MB"
 
 
 def test_voices(place):
@@ -257,6 +260,14 @@ def test_the_fingerprint_is_that_of_both_models(tmp_path):
     other = tiny_archive(tmp_path / "other", seed=1)
     shutil.copy(other / "acoustic/model.safetensors", two / "acoustic/model.safetensors")
     assert VqBn(model=str(one)).fingerprint() != VqBn(model=str(two)).fingerprint()
+
+
+def test_anonymizers_of_one_model_share_it(tmp_path):
+    place = tiny_archive(tmp_path / "one")
+    one, two = make(place), make(place, transforms=[{"normalize": {}}, MR], speaker="bass")
+    assert one._vocoder is two._vocoder and one._tokenizer is two._tokenizer and one._teacher is two._teacher
+    tiny_archive(place, seed=1)  # trained anew
+    assert make(place)._vocoder is not one._vocoder
 
 
 def test_what_an_analysis_depends_on():

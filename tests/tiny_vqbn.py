@@ -14,6 +14,7 @@ from espnet_musa.tokenizer.config import BOTTLENECK, TokensConfig
 from espnet_musa.tokenizer.vq_bottleneck import VqBottleneck
 
 SPEAKERS = {"alto": "f", "bass": "m", "mezzo": "f", "tenor": "m"}
+F0_MEAN, F0_SD = (190.0, 110.0, 230.0, 140.0), (20.0, 12.0, 30.0, 16.0)  # Hz, of a vocoder with a source
 SIZES = {
     "codebook_size": 12,
     "code_dim": 16,
@@ -24,6 +25,7 @@ SIZES = {
 }
 DECODERS = {
     "spectral": {"channels": 24, "layers": 2, "expansion": 2},
+    "source_filter": {"channels": 24, "layers": 2, "expansion": 2, "bands": 20},
     "hifigan": {"channels": 32, "resblock_kernel_sizes": [3, 5], "resblock_dilations": [[1, 3], [1, 2]]},
 }
 TOKENS = TokensConfig(
@@ -56,6 +58,11 @@ def tiny_vocoder(backbone: str = "spectral", seed: int = 0) -> Vocoder:
         torch.manual_seed(seed)
         vocoder = Vocoder(**tiny_conf(backbone)).eval()
         vocoder.codebook.copy_(tiny_acoustic(seed).codebook)
+        if vocoder.sourced:
+            vocoder.f0_mean.copy_(torch.tensor(F0_MEAN))
+            vocoder.f0_sd.copy_(torch.tensor(F0_SD))
+            vocoder.decoder.backbone.out.weight.mul_(5)
+            return vocoder
         made = vocoder(torch.randint(12, (1, 200)), torch.randn(1, 200), torch.tensor([1]))
         if backbone == "spectral":
             out = vocoder.decoder.backbone.out

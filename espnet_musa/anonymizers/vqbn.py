@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,18 @@ from .musa import checked
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..codec.vocoder import Vocoder
+    from ..codec.vocoder_archive import Facts
+    from ..tokenizer.teachers import Teacher
+    from ..tokenizer.vq_bottleneck import VqBottleneck
+
 log = get_logger(__name__)
 SHORTEST = 400  # samples: the window of the acoustic model's features
 CHUNK = 1500  # frames (30 s) that pass the acoustic model at once, and the vocoder
 CONTEXT = 50  # frames on either side of such a chunk that the acoustic model hears, too
 TARGET = ("speaker", "gender")  # keys of a target
 LEVELS = ("source", "model")
+PUBLISHED = "final.pt"  # a file that only the published models have
 
 
 class VqBn(F0Anonymizer):
@@ -44,7 +51,7 @@ class VqBn(F0Anonymizer):
     on z-scores, and the vocoder hears it. Runs of equal codes are the segments of `multiply` with `per: phone`.
 
     A target is `{speaker: place or id, gender: f or m}`, a place or an id alone, or None (the parameter `speaker`); see
-    `targets.speakers`. Noise is the only use of the generator.
+    `targets.speakers`. The generator gives the noise of the transforms, then that of the vocoder's source.
 
     The output is as long as the input; with `level: source` a peak of the model's training becomes the peak of the
     input. Silence gives silence; without a voiced frame all is said unvoiced. Recordings of more than 30 s pass the
@@ -88,28 +95,15 @@ class VqBn(F0Anonymizer):
         self._batches_for("cpu")
 
     def prepare(self, device: str = "cpu") -> None:
-        """Load the acoustic model and the vocoder.
+        """Load the acoustic model and the vocoder; the last ones loaded are shared by all anonymizers of a process.
 
         Raises:
             UserError: if they are not there, damaged, or the voice of `speaker` is not among the model's.
         """
-        from ..codec import vocoder_archive
-        from ..tokenizer import store
-
         place = self._place()
         self._device = device
         self._batches_for(device)
-        if self._published(place):
-            from ..codec import vocoder_published
-
-            self._vocoder, self._facts, self._teacher, self._tokenizer = vocoder_published.load(place, device)
-        else:
-            self._vocoder, self._facts = vocoder_archive.load(place, device)
-            acoustic = place / vocoder_archive.ACOUSTIC
-            self._tokenizer = store.load(acoustic, device).eval()
-            self._teacher = store.load_teacher(
-                acoustic, config.load(store.Facts, acoustic / store.CONFIG), device
-            )
+        self._vocoder, self._facts, self._teacher, self._tokenizer = _load(place, device, _state(place))
         if self.params.speaker is not None:
             self._facts.number(self.params.speaker)
 
@@ -164,12 +158,16 @@ class VqBn(F0Anonymizer):
             return
         codes, z = self._fitting(source.frames, analysis), self._z([analysis], [rng])[0]
         voice = torch.tensor([self._voice(target)], device=self._device)
+        pitch = self._vocoder.pitch(self._tensor(z)[None], voice) if self._vocoder.sourced else None
         gain = self._gain(max(np.abs(block).max() for block in _blocks(source)))
         stream, left = self._vocoder.decoder.stream(), source.frames
 
         @torch.inference_mode()  # not around the loop: between two blocks the mode would be the caller's, too
         def step(part: slice, last: bool) -> np.ndarray:
             block = self._vocoder.frames(self._tensor(codes[part])[None], self._tensor(z[part])[None], voice)
+            if pitch is not None:
+                noise = self._vocoder.by_frame(self._tensor(_noise(len(codes[part]), rng))[None])
+                block = torch.cat([block, pitch[:, :, part], noise], dim=1)
             return stream.push(block, last).flatten().float().cpu().numpy()
 
         for first in range(0, len(codes), CHUNK):
@@ -193,12 +191,17 @@ class VqBn(F0Anonymizer):
         voices = torch.tensor([self._voice(target) for target in targets], device=self._device)
         lengths = torch.tensor([len(own) for own in codes], device=self._device)
         alike = self.params.compat or len(lengths.unique()) == 1
+        noise = None
+        if self._vocoder.sourced:
+            drawn = [self._tensor(_noise(len(own), rng)) for own, rng in zip(codes, rngs, strict=True)]
+            noise = pad_sequence(drawn, batch_first=True)
         with torch.inference_mode():
             made = self._vocoder(
                 pad_sequence(codes, batch_first=True),
                 pad_sequence(z, batch_first=True),
                 voices,
                 None if alike else lengths,
+                noise,
             )
         rows = made.float().cpu().numpy()
         return [self._gain(np.abs(wav).max()) * row[: len(wav)] for wav, row in zip(wavs, rows, strict=True)]
@@ -298,7 +301,35 @@ class VqBn(F0Anonymizer):
 
     @staticmethod
     def _published(place: Path) -> bool:
-        return (place / "final.pt").is_file()
+        return (place / PUBLISHED).is_file()
+
+
+def _state(place: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes if a file of a model does: names, times, sizes."""
+    found = [(str(path), path.stat()) for path in sorted(place.rglob("*")) if path.is_file()]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+
+
+@lru_cache(maxsize=1)  # the variants of a system, made by one process, differ in F0 alone
+def _load(place: Path, device: str, state: tuple) -> tuple[Vocoder, Facts, Teacher, VqBottleneck]:
+    """Vocoder, its facts, and the two halves of the acoustic model, all in eval mode; `state` as `_state` gives it."""
+    from ..codec import vocoder_archive
+    from ..tokenizer import store
+
+    if (place / PUBLISHED).is_file():
+        from ..codec import vocoder_published
+
+        return vocoder_published.load(place, device)
+    vocoder, facts = vocoder_archive.load(place, device)
+    acoustic = place / vocoder_archive.ACOUSTIC
+    tokenizer = store.load(acoustic, device).eval()
+    teacher = store.load_teacher(acoustic, config.load(store.Facts, acoustic / store.CONFIG), device)
+    return vocoder, facts, teacher, tokenizer
+
+
+def _noise(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """(frames * 320,) float32 of variance 1; drawing it in parts makes no difference."""
+    return rng.standard_normal(frames * HOP, np.float32)
 
 
 def _with_statistics(steps: list[dict], f0: np.ndarray) -> list[dict]:

@@ -35,7 +35,7 @@ def pitch_of(hz: Tensor, start: Tensor, hop: int, sample_rate: int) -> Tensor:
         sample_rate: Hz.
 
     Returns:
-        (B, 3, F) float32: phase of the frame's first sample in [0, 1), F0 of this frame, F0 of the next one (0 behind the end).
+        (B, 3, F) float32: phase of the frame's first sample in [0, 1), F0 of this frame, F0 of the next (0 at the end).
     """
     hz = hz.double()
     later = nn.functional.pad(hz[:, 1:], (0, 1))
@@ -159,7 +159,8 @@ class SourceFilterDecoder(SpectralDecoder):
 
 def _lines(bands: int, n_fft: int, sample_rate: int) -> Tensor:
     """(bands, n_fft / 2 + 1): values at points evenly spaced on the mel scale -> straight lines between them."""
-    mel = 2595 * torch.log10(1 + torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64) / 700)
+    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    mel = (1 + hz / 700).log()
     place = mel / mel[-1] * (bands - 1)
     distance = (place - torch.arange(bands, dtype=torch.float64)[:, None]).abs()
     return (1 - distance).clamp(min=0).float()

@@ -4,8 +4,9 @@ Champion, "Anonymizing speech: evaluating and designing speaker anonymization te
 the evaluation plan of VoicePrivacy 2024. A frame of 20 ms has one of 48 codebook vectors of 256, the F0 of the
 utterance in z-scores (0: unvoiced) and the speaker as a one-hot vector, constant over time.
 
-Two decoders: "hifigan" (Kong et al., "HiFi-GAN", NeurIPS 2020; ESPnet's, with the sizes of B5) and "spectral"
-(`spectral.SpectralDecoder`), which two CPU cores train in minutes. Both make exactly 320 samples of each frame. The
+Three decoders: "hifigan" (Kong et al., "HiFi-GAN", NeurIPS 2020; ESPnet's, with the sizes of B5), and two that CPUs
+train in minutes: "spectral" (`spectral.SpectralDecoder`) and "source_filter" (`source_filter.SourceFilterDecoder`),
+which follows F0 from the start. All make exactly 320 samples of each frame. The
 published generator makes one more: it reflects one sample in front of its last convolution, so its output is this
 one's a sample later, and beginning with another sample. Whoever cuts it to the input's length loses the last one.
 """
@@ -22,11 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..errors import UserError, suggest
-from .mel import inside
+from .mel import cleared, inside
+from .source_filter import RANGE, SourceFilterDecoder, pitch_of
 from .spectral import SpectralDecoder
 from .streaming import Overlap, Stream
-
-BACKBONES = ("hifigan", "spectral")
 
 
 class HiFiGan(HiFiGANGenerator):
@@ -134,6 +134,9 @@ def _residual(block: nn.Module, x: Tensor, keep: Tensor | None) -> Tensor:
     return x
 
 
+BACKBONES = {"hifigan": HiFiGan, "spectral": SpectralDecoder, "source_filter": SourceFilterDecoder}
+
+
 class Vocoder(nn.Module):
     """See the module's description.
 
@@ -141,14 +144,16 @@ class Vocoder(nn.Module):
         n_codes: Q, number of content codes.
         code_dim: C, width of their vectors.
         n_speakers: S, voices it was trained on.
-        backbone: "hifigan" or "spectral".
-        decoder_conf: settings of `HiFiGan` or `spectral.SpectralDecoder`, without width of the input.
+        backbone: "hifigan", "spectral" or "source_filter".
+        decoder_conf: settings of the decoder's class, without width of the input.
         sample_rate: Hz.
 
     Attributes:
         codebook: (Q, C), the acoustic model's; it is not trained.
         inputs: width of a frame, C + 1 + S.
         hop: samples a frame.
+        sourced: whether the decoder gets pulses and noise besides ("source_filter"). Such a vocoder has `f0_mean` and
+            `f0_sd`, (S,) Hz, over the voiced frames of each voice: what its z-scores mean.
 
     Raises:
         UserError: for an unknown backbone or a key that does not fit.
@@ -170,9 +175,14 @@ class Vocoder(nn.Module):
         self.n_codes, self.n_speakers, self.sample_rate = n_codes, n_speakers, sample_rate
         self.inputs = code_dim + 1 + n_speakers
         self.register_buffer("codebook", torch.zeros(n_codes, code_dim))
-        decoder = HiFiGan if backbone == "hifigan" else SpectralDecoder
+        self.sourced = backbone == "source_filter"
+        settings = dict(decoder_conf or {})
+        if self.sourced:
+            settings["sample_rate"] = sample_rate
+            self.register_buffer("f0_mean", torch.full((n_speakers,), 150.0))
+            self.register_buffer("f0_sd", torch.full((n_speakers,), 30.0))
         try:
-            self.decoder = decoder(self.inputs, **(decoder_conf or {}))
+            self.decoder = BACKBONES[backbone](self.inputs, **settings)
         except TypeError as error:
             raise UserError(f"decoder_conf: {error}") from error
         self.hop: int = self.decoder.hop
@@ -194,7 +204,35 @@ class Vocoder(nn.Module):
             [content, f0[:, None].to(content.dtype), voice[:, :, None].expand(-1, -1, codes.shape[1])], dim=1
         )
 
-    def forward(self, codes: Tensor, f0: Tensor, speakers: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def z_scores(self, hz: Tensor, speakers: Tensor) -> Tensor:
+        """F0 (B, F) in Hz, 0 where unvoiced -> z-scores by the statistics of its voice, 0 where unvoiced."""
+        z = (hz - self.f0_mean[speakers, None]) / self.f0_sd[speakers, None]
+        tiny = torch.finfo(z.dtype).tiny  # a voiced frame at the mean stays voiced
+        return torch.where(hz > 0, torch.where(z == 0, tiny, z), 0.0)
+
+    def pitch(self, f0: Tensor, speakers: Tensor, start: Tensor | None = None) -> Tensor:
+        """Phase and F0 of the pulses, for a decoder with a source; see `source_filter.pitch_of`.
+
+        Args:
+            f0: (B, F) z-scores of whole recordings, 0 where unvoiced.
+            speakers: (B,).
+            start: (B,) phase of the first sample, in periods; None: 0.
+
+        Returns:
+            (B, 3, F).
+        """
+        hz = (self.f0_mean[speakers, None] + self.f0_sd[speakers, None] * f0).clamp(*RANGE)
+        start = f0.new_zeros(len(f0)) if start is None else start
+        return pitch_of(torch.where(f0 != 0, hz, 0.0), start, self.hop, self.sample_rate)
+
+    def forward(
+        self,
+        codes: Tensor,
+        f0: Tensor,
+        speakers: Tensor,
+        lengths: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Speech of whole recordings.
 
         Args:
@@ -202,11 +240,23 @@ class Vocoder(nn.Module):
             f0: (B, F).
             speakers: (B,).
             lengths: (B,) frames of each item, 1 to F; None: F.
+            noise: (B, F * hop) of variance 1, for a decoder with a source, whose pulses then begin at phase 0; None:
+                noise and phase are drawn by torch.
 
         Returns:
             (B, F * hop), zero behind an item's end.
         """
-        return self.decoder(self.frames(codes, f0, speakers), lengths)[:, 0]
+        frames = self.frames(codes, f0, speakers)
+        if self.sourced:
+            start = None if noise is not None else torch.rand(len(f0), device=f0.device)
+            noise = torch.randn(*f0.shape, self.hop, device=f0.device) if noise is None else noise
+            pitch = self.pitch(cleared(f0, lengths), speakers, start)
+            frames = torch.cat([frames, pitch, self.by_frame(noise)], dim=1)
+        return self.decoder(frames, lengths)[:, 0]
+
+    def by_frame(self, noise: Tensor) -> Tensor:
+        """Noise (B, F * hop) or (B, F, hop) -> (B, hop, F), the channels of a decoder with a source."""
+        return noise.reshape(len(noise), -1, self.hop).transpose(1, 2)
 
 
 def pooled(f0: Tensor) -> Tensor:

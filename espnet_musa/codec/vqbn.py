@@ -72,7 +72,7 @@ class VqBnVocoder(AbsGANCodec):
             audio: (B, T) what is to be made, zero behind an item's end.
             sids: (B, 1) speakers.
             tokens: (B, F) content codes; -1: padding.
-            f0: (B, F) z-scores, 0 where unvoiced; with `compat` Hz.
+            f0: (B, F) z-scores, 0 where unvoiced; Hz with `compat` or a decoder with a source.
             audio_lengths: (B,) samples of each segment; None: T.
             unused: lengths that ESPnet adds for every input.
 
@@ -104,11 +104,20 @@ class VqBnVocoder(AbsGANCodec):
         # Without lengths a batch of full segments spares the masks.
         lengths = None if lengths is None or bool((lengths == audio.shape[1]).all()) else lengths
         frames = None if lengths is None else -(-lengths // self.generator.hop)
-        f0 = pooled(f0) if self.config.compat else f0
-        made = self.generator(tokens.clamp(min=0), f0, sids, frames).float()[:, : audio.shape[1]]
-        made = cleared(made, lengths)
+        made = self.generator(tokens.clamp(min=0), self.heard(f0, sids), sids, frames)
+        made = cleared(made.float()[:, : audio.shape[1]], lengths)
         self._cache = (audio, made) if self.adversarial else None
         return made
+
+    def heard(self, f0: Tensor, sids: Tensor) -> Tensor:
+        """F0 (B, F) of the training data -> what the generator hears of it.
+
+        A decoder with a source renders F0 in Hz, which it can only learn from if they are those of the recording. So
+        its z-scores are by the statistics of the voice here, those of an utterance being left to later.
+        """
+        if self.config.compat:
+            return pooled(f0)
+        return self.generator.z_scores(f0, sids) if self.generator.sourced else f0
 
     def _generator_loss(self, made: Tensor, audio: Tensor) -> tuple[Tensor, Stats]:
         """Log-mel distance, adversarial loss and feature matching."""

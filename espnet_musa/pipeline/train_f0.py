@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from ..codec.config import F0Config
 from ..codec.frames import HOP_MS, frames_of
@@ -21,7 +22,12 @@ from ..log import get_logger, progress
 from ..tokenizer.store import Ark, write_ark
 
 log = get_logger(__name__)
+VOICES = "voices.safetensors"  # F0 of the speakers, for the time of a training
 ALONE = 32  # utterances up to which another process would take longer to start than to help
+
+
+class VoiceF0(F0Config):
+    """F0 for a vocoder that renders Hz: it is kept in Hz, and `track` leaves the statistics of each speaker, too."""
 
 
 def f0_of(path: Path, conf: F0Config, *, normalize: bool) -> np.ndarray:
@@ -33,14 +39,14 @@ def f0_of(path: Path, conf: F0Config, *, normalize: bool) -> np.ndarray:
     return f0.astype(np.float32)
 
 
-def track(sets: Iterable[DataDir], place: Path, conf: F0Config, *, normalize: bool) -> dict[str, str]:
+def track(sets: Sequence[DataDir], place: Path, conf: F0Config, *, normalize: bool) -> dict[str, str]:
     """F0 of all utterances; a set that is there already, whole, is not tracked again.
 
     Args:
         sets: formatted sets.
-        place: directory for an ark a set.
+        place: directory for an ark a set; beside it `VOICES`, if `conf` is a `VoiceF0`.
         conf: how.
-        normalize: z-scores over the utterance instead of Hz.
+        normalize: z-scores over the utterance instead of Hz; nothing to a `VoiceF0`.
 
     Returns:
         utterance -> <ark>:<offset>.
@@ -50,6 +56,8 @@ def track(sets: Iterable[DataDir], place: Path, conf: F0Config, *, normalize: bo
     """
     place.mkdir(exist_ok=True)
     places: dict[str, str] = {}
+    voices = isinstance(conf, VoiceF0)
+    normalize = normalize and not voices
     for data in sets:
         path = place / data.name
         if not path.with_suffix(".scp").exists():
@@ -59,7 +67,39 @@ def track(sets: Iterable[DataDir], place: Path, conf: F0Config, *, normalize: bo
             jobs = 1 if len(todo) <= ALONE else len(os.sched_getaffinity(0))
             write_ark(path, dict(_mapped(make, todo, jobs)), path)
         places |= Ark(path.with_suffix(".scp")).places
+    if voices:
+        _save_voices(sets, place)
     return places
+
+
+def _save_voices(sets: Sequence[DataDir], place: Path) -> None:
+    """Mean of F0 over the voiced frames of each speaker, and deviation within an utterance, by speaker's name, in Hz.
+
+    Within an utterance, since the z-scores that are rendered are of one. Where a speaker has not two voiced frames, or
+    a deviation below 1 Hz, those of all speakers together stand in.
+    """
+    values: dict[str, list[np.ndarray]] = {}
+    for data in sets:
+        ark = Ark((place / data.name).with_suffix(".scp"))
+        for utt, speaker in data.table("utt2spk").items():
+            f0 = ark[utt].astype(np.float64)
+            values.setdefault(speaker, []).append(f0[f0 > 0])
+    everyone = _moments([voiced for own in values.values() for voiced in own])
+    if not everyone[1] >= 1:
+        raise UserError("no voiced speech in the training data", expected="speech")
+    found = [_moments(values[speaker]) for speaker in sorted(values)]
+    used = np.array([own if own[1] >= 1 else everyone for own in found], np.float32)
+    save_file({"f0_mean": used[:, 0].copy(), "f0_sd": used[:, 1].copy()}, place.with_name(VOICES))
+
+
+def _moments(tracks: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Mean of all values, and the deviation from the mean of their track (nan if there is none)."""
+    tracks = [track for track in tracks if len(track) > 1]
+    freedom = sum(len(track) - 1 for track in tracks)
+    if not freedom:
+        return np.nan, np.nan
+    squares = sum(float(((track - track.mean()) ** 2).sum()) for track in tracks)
+    return float(np.concatenate(tracks).mean()), float(np.sqrt(squares / freedom))
 
 
 def _one(item: tuple[str, Path], conf: F0Config, normalize: bool) -> tuple[str, np.ndarray]:

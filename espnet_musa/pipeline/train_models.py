@@ -16,6 +16,7 @@ from ..data.datadir import DataDir
 from ..errors import UserError
 from ..tokenizer import store
 from .train_config import Job
+from .train_f0 import VOICES, VoiceF0
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +78,9 @@ class VocoderTraining:
     inputs = (("tokens.scp", "tokens", "kaldi_ark"), ("f0.scp", "f0", "kaldi_ark"))
 
     def __init__(self, job: Job, root: Path) -> None:
-        self.job, self.root, self.tokens, self.f0 = job, root, job.tokens, job.f0
+        self.job, self.root, self.tokens = job, root, job.tokens
+        self.sourced = job.conf.generator_conf.get("backbone") == "source_filter"
+        self.f0 = VoiceF0(**vars(job.f0)) if self.sourced else job.f0
         self.acoustic = root / "exp" / "tokens" / job.tokens / store.MODEL
 
     @property
@@ -104,7 +107,8 @@ class VocoderTraining:
         save_file({"codebook": codebook.detach().float().contiguous()}, partial / CODEBOOK)
         sizes = {"n_speakers": n_speakers, "n_codes": len(codebook), "code_dim": codebook.shape[1]}
         own = self.job.settings.get("vocoder_conf", {}) | sizes
-        return {"vocoder_conf": own, "codebook": str(partial / CODEBOOK)}
+        voices = str(partial / VOICES) if self.sourced else None  # written by `track`
+        return {"vocoder_conf": own, "codebook": str(partial / CODEBOOK), "voices": voices}
 
     def publish(
         self,
@@ -114,7 +118,7 @@ class VocoderTraining:
         sets: Iterable[DataDir],
         device: str,
     ) -> None:
-        """The archive with its speakers and the acoustic model; ESPnet's config.yaml no longer names the codebook."""
+        """The archive with its speakers and the acoustic model; config.yaml no longer names what only training read."""
         genders = {spk: g for data in sets for spk, g in data.tables.get("spk2gender", {}).items()}
         speakers = sorted({spk for data in sets for spk in data.table("utt2spk").values()})
         facts = facts | {"f0": to_dict(self.f0), "peak": self.job.settings.get("peak", 0.95)}
@@ -127,9 +131,10 @@ class VocoderTraining:
             self.acoustic, partial / vocoder_archive.ACOUSTIC, dirs_exist_ok=True,
             ignore=lambda _, names: [name for name in names if not vocoder_archive.of_acoustic(name)],
         )  # fmt: skip
-        (partial / CODEBOOK).unlink()
+        for name in (CODEBOOK, VOICES):
+            (partial / name).unlink(missing_ok=True)
         file = partial / "config.yaml"
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) | {"codebook": None}
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) | {"codebook": None, "voices": None}
         file.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from espnet2.utils.types import str_or_none
 from torch import Tensor
 
 from ..codec.frames import fit_frames, frames_of
-from ..codec.vocoder import pooled
+from ..codec.vocoder import Vocoder
 from ..codec.vqbn import VqBnVocoder
 from ..errors import UserError
 from .musa import DEFAULTS, MusaModel, MusaTask
@@ -42,11 +42,11 @@ class VocoderModel(MusaModel):
         frames = frames_of(len(wav))
         codes = torch.from_numpy(fit_frames(np.asarray(data["tokens"], np.int64), frames)).to(wav.device)
         f0 = torch.from_numpy(np.array(data["f0"][:frames], np.float32)).to(wav.device)
-        f0 = pooled(f0) if self.codec.config.compat else f0
         own = int(data["sids"][0])
+        z = self.codec.heard(f0[None], torch.tensor([own], device=wav.device))
         voices = {"reconstructed": own, "anonymized": (own + 1) % self.codec.generator.n_speakers}
         return {
-            name: self.codec.generator(codes[None], f0[None], torch.tensor([voice], device=wav.device))[0]
+            name: self.codec.generator(codes[None], z, torch.tensor([voice], device=wav.device))[0]
             for name, voice in voices.items()
         }
 
@@ -59,7 +59,7 @@ class VocoderTask(LanguageSampling, LoggedTask, GANCodecTask):
     | audio | sound | 16 kHz |
     | sids | text_int | the speaker's number, 0 to n_speakers - 1 |
     | tokens | kaldi_ark | content codes of the acoustic model, one each 320 samples |
-    | f0 | kaldi_ark | z-scores over the utterance's voiced frames, 0 where unvoiced, (F,); with `compat` Hz |
+    | f0 | kaldi_ark | z-scores over the utterance's voiced frames, 0 where unvoiced, (F,); with `compat` or pulses Hz |
     """
 
     trainer = MusaTrainer
@@ -78,6 +78,12 @@ class VocoderTask(LanguageSampling, LoggedTask, GANCodecTask):
             type=str_or_none,
             default=None,
             help="safetensors with `codebook` (Q, C); none: zero",
+        )
+        parser.add_argument(
+            "--voices",
+            type=str_or_none,
+            default=None,
+            help="safetensors with `f0_mean` and `f0_sd` (S,) in Hz, for backbone source_filter; none: any",
         )
         parser.set_defaults(**DEFAULTS)
 
@@ -98,26 +104,29 @@ class VocoderTask(LanguageSampling, LoggedTask, GANCodecTask):
         """The model with the acoustic model's codebook; without discriminators, their turn is skipped.
 
         Raises:
-            UserError: if the codebook is not there or of another size.
+            UserError: if the codebook, or the F0 of the voices, is not there or of another size.
         """
         vocoder = vocoder_choices.get_class(args.vocoder)(**args.vocoder_conf)
         if args.codebook is not None:
-            vocoder.generator.codebook.copy_(_codebook(Path(args.codebook), vocoder.generator.codebook.shape))
+            _fill(vocoder.generator, "codebook", Path(args.codebook))
+        if args.voices is not None:
+            for name in ("f0_mean", "f0_sd"):
+                _fill(vocoder.generator, name, Path(args.voices))
         if not vocoder.adversarial:
             args.skip_discriminator_prob = 1.0
         return VocoderModel(codec=vocoder, **args.model_conf)
 
 
-def _codebook(path: Path, shape: torch.Size) -> Tensor:
+def _fill(generator: Vocoder, name: str, path: Path) -> None:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise UserError("no such codebook", path=path)
-    codebook = load_file(path).get("codebook")
-    if codebook is None or codebook.shape != shape:
-        found = "none" if codebook is None else tuple(codebook.shape)
-        raise UserError(f"its codebook is {found}", path=path, expected=f"'codebook' of {tuple(shape)}")
-    return codebook
+        raise UserError(f"no such {name}", path=path)
+    value, own = load_file(path).get(name), getattr(generator, name)
+    if value is None or value.shape != own.shape:
+        found = "none" if value is None else tuple(value.shape)
+        raise UserError(f"its {name} is {found}", path=path, expected=f"'{name}' of {tuple(own.shape)}")
+    own.copy_(value)
 
 
 if __name__ == "__main__":
