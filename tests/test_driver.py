@@ -92,8 +92,8 @@ def test_help_of_a_recipe_lists_its_own_options(script, shell):
 
 
 def test_an_option_of_another_recipe_points_there():
-    with pytest.raises(UserError, match=r"unknown option --vpc-lists; egs/vpc2024/run\.sh has it"):
-        option_sets(["--vpc-lists", "x"], {})
+    with pytest.raises(UserError, match=r"unknown option --vctk-lists; egs/vpc2024/run\.sh has it"):
+        option_sets(["--vctk-lists", "x"], {})
 
 
 def test_no_torch_for_the_check_of_the_cpu():
