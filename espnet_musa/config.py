@@ -111,6 +111,11 @@ class System:
         return self.anonymizer is None
 
     @property
+    def probed(self) -> bool:
+        """Whether stage 8 asks where identity travels in its model: only MUSA's has quantizers and a speaker vector."""
+        return self.anonymizer == "musa" and self.train is not None
+
+    @property
     def imported(self) -> bool:
         """True for speech that another program anonymized: `bin/import_submission` brings it in, stage 5 does not."""
         return self.anonymizer == IMPORTED

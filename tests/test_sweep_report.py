@@ -21,7 +21,11 @@ def built(tmp_path_factory):
     recipe = config.load_recipe(config.ROOT / "egs/mini/conf/recipe.yaml")
     grid = SweepConfig("dsp_f0", alpha=(0.0, 0.75), db=(None, 10.0))
     recipe = replace(
-        recipe, systems=("orig", "dsp_f0"), evaluators=("asv_resemblyzer", "pitch"), overrides={}, sweep=grid
+        recipe,
+        systems=("orig", "dsp_f0", "vqbn_mini_mr"),
+        evaluators=("asv_resemblyzer", "pitch"),
+        overrides={},
+        sweep=grid,
     )
     config.save(recipe, root / "recipe.yaml")
     recipe = config.load_recipe(root / "recipe.yaml")

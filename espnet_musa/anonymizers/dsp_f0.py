@@ -59,7 +59,9 @@ class DspF0(F0Anonymizer):
         super().__init__(**params)
         check_tracker(**self.analysis_params())
         if f0_transforms.domain(self.params.transforms) != "hz":
-            raise UserError("the transforms end in z-scores", expected="Hz: WORLD needs a pitch; leave `normalize` out")
+            raise UserError(
+                "the transforms end in z-scores", expected="Hz: WORLD needs a pitch; leave `normalize` out"
+            )
         f0_transforms.parse(self.params.transforms)
 
     def analysis_params(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Analyses:
 
     anonymizer: F0Anonymizer
     place: Path
-    last: ClassVar[tuple[Path | None, Analysis]] = (None, {})  # the variants ask for an utterance one after another
+    last: ClassVar[tuple[Path | None, Analysis]] = (None, {})  # variants ask for an utterance one by one
 
     @classmethod
     def of(cls, anonymizer: F0Anonymizer, data: DataDir, base: str, root: Path) -> Analyses:

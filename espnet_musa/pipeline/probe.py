@@ -43,7 +43,7 @@ def probe(recipe: Recipe, root: Path, system_name: str, *, device: str, force: b
         UserError: if the model is not trained, or there is no trial set.
     """
     system = config.load_system(recipe, system_name, root)
-    if system.train is None or system.anonymizer != "musa":
+    if not system.probed:
         return
     model = root / "exp" / "models" / system.train
     out = root / "exp" / system_name / "probe"

@@ -101,7 +101,9 @@ def score(recipe: Recipe, root: Path, system_name: str, *, jobs: int, device: st
         resources = Resources(model, root / "exp" / "cache" / name, device, jobs, recipe.seed, train)
         metrics = _run(evaluator, sets, partial, resources, settings.by_language)
         if not metrics:
-            log.warning("score: no set has what '%s' needs, so it measured nothing; the lines above say what", name)
+            log.warning(
+                "score: no set has what '%s' needs, so it measured nothing; the lines above say what", name
+            )
         stamp.write_json(
             partial / "metrics.json",
             {"system": system_name, "evaluator": name, "metrics": [m.to_dict() for m in metrics]},

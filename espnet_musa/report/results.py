@@ -102,9 +102,10 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
     sets = [DataDir.read(path) for path in list_sets(recipe_dir / "dump")]
     if not sets:
         raise UserError("no formatted sets", path=recipe_dir / "dump", hint="run stage 'format' first")
-    problems, models = Problems(), {}
+    problems, models, probed = Problems(), {}, {}
     for name in recipe.systems:
         system = config.load_system(recipe, name, recipe_dir)
+        probed[name] = system.probed
         facts = {
             "name": name,
             "description": system.description,
@@ -128,7 +129,7 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
                         models[place] = _model(place, one.train, trainings[evaluator], problems)
                     wanted |= models[place]
                 metrics += _read(recipe_dir, name, evaluator, wanted, problems)
-    probes = identity.load(recipe_dir, config.trained_systems(recipe, recipe_dir), problems)
+    probes = identity.load(recipe_dir, [name for name in recipe.systems if probed[name]], problems)
     problems.raise_if_any()
     return {
         "recipe": recipe.name,
