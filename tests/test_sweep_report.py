@@ -49,6 +49,7 @@ def test_every_number_of_the_sweep_is_in_its_table_and_in_no_other(built):
     assert table.columns == [("no noise",), ("noise 10 dB",)]
     assert {row.keys[2] for row in table.rows} == {"0", "0.75"}
     assert all(NONE not in row.cells for row in table.rows)
+    assert len({row.keys for row in table.rows}) == len(table.rows)
     assert f"## {sweep.TITLE}" in text
     measured = {row.keys[1] for row in table.rows}
     assert "EER %, asv_resemblyzer, lazy-informed (AA)" in measured and "pitch correlation, pitch" in measured

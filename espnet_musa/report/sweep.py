@@ -69,7 +69,7 @@ def _measured(results: dict[str, Any]) -> list[tuple[tuple[str, str, str], list[
         return m["base"], m["set"], ", ".join(filter(None, (tables.label(m), m["evaluator"], attacker)))
 
     names = list(dict.fromkeys(map(key, found)))
-    order = sorted(found, key=lambda m: (m["base"], m["set"], names.index(key(m))))
+    order = sorted(found, key=lambda m: (m["base"], m["set"], names.index(key(m)), m["alpha"]))
     return [(name, list(group)) for name, group in groupby(order, key=key)]
 
 
