@@ -65,7 +65,7 @@ def test_every_number_of_the_sweep_is_in_its_table_and_in_no_other(built):
 
 def test_figures(built):
     names = {path.stem for path in (built[0] / "exp/report/figures").glob("*.png")}
-    assert {"sweep_dsp_f0", "f0_contours"} <= names
+    assert {"sweep_dsp_f0", "sweep_dsp_f0_tradeoff", "f0_contours"} <= names
     page = (built[0] / "exp/report/report.html").read_text(encoding="utf-8")
     assert sweep.TITLE in page and "Line plots of F0 over time" in page
 
@@ -86,3 +86,9 @@ def test_results_without_a_sweep_show_none():
     results = {"systems": [{"name": "orig", "lower_bound": True}], "metrics": [], "evaluators": []}
     assert sweep.points(results) == {} and sweep.without(results) == results
     assert not sweep.table(results).rows
+
+
+def test_a_sweep_that_nobody_measured_has_no_figures(built):
+    nothing = {**built[1], "metrics": [m for m in built[1]["metrics"] if m["name"] != "pitch_correlation"]}
+    assert sweep.tradeoff(nothing, "dsp_f0") is None and sweep.curves(nothing, "dsp_f0") is not None
+    assert sweep.curves({**nothing, "metrics": []}, "dsp_f0") is None

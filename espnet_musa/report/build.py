@@ -98,10 +98,14 @@ def _plots(
 ) -> Iterator[tuple[str, str, str, str, Figure]]:
     """Name, section, caption, description and figure of every plot."""
     for base in dict.fromkeys(base for base, _, _ in sweep.points(results).values()):
-        yield (
-            f"sweep_{base}", "sweep", f"Variants of {base}: every measure over the pull of F0 towards its mean.",
-            "Line plots of the numbers in the table above.", sweep.curves(results, base),
-        )  # fmt: skip
+        caption = f"Variants of {base}: every measure over the pull of F0 towards its mean."
+        against = f"Variants of {base}: attackers' EER against pitch correlation; up and right is better."
+        for name, text, figure in (
+            (f"sweep_{base}", caption, sweep.curves(results, base)),
+            (f"sweep_{base}_tradeoff", against, sweep.tradeoff(results, base)),
+        ):
+            if figure is not None:
+                yield name, "sweep", text, "Line plots of the numbers in the table above.", figure
     yield from _contours(recipe, recipe_dir, results)
     results = sweep.without(results)
     made = [s["name"] for s in results["systems"] if not s["lower_bound"]]

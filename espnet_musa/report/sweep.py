@@ -85,9 +85,11 @@ def table(results: dict[str, Any]) -> Table:
 
 
 @styled
-def curves(results: dict[str, Any], base: str) -> Figure:
-    """Every measure of a sweep over the pull, a line for each noise, with the bootstrap intervals."""
+def curves(results: dict[str, Any], base: str) -> Figure | None:
+    """Every measure of a sweep over the pull, a line for each noise, with the bootstrap intervals; None without any."""
     measured = [(name, group) for (own, *name), group in _measured(results) if own == base]
+    if not measured:
+        return None
     noises = list(dict.fromkeys(db for own, _, db in points(results).values() if own == base))
     figure, axes = _grid(len(measured), 3.3, 2.5)
     for ax, ((name, measure), metrics) in zip(axes, measured, strict=True):
@@ -114,6 +116,40 @@ def curves(results: dict[str, Any], base: str) -> Figure:
 
 
 @styled
+def tradeoff(results: dict[str, Any], base: str) -> Figure | None:
+    """EER against pitch correlation: a line for each noise, from no pull (large marker) to the strongest.
+
+    None if no set has both.
+    """
+    measured = [(name, group) for (own, *name), group in _measured(results) if own == base]
+    utility = {
+        (m["set"], m["system"]): m["value"]
+        for _, g in measured
+        for m in g
+        if m["name"] == "pitch_correlation"
+    }
+    panels = [(name, group) for name, group in measured if (group[0]["set"], group[0]["system"]) in utility]
+    panels = [(name, group) for name, group in panels if group[0]["name"] == "eer"]
+    if not panels:
+        return None
+    figure, axes = _grid(len(panels), 3.6, 2.8, columns=2)
+    for ax, ((name, measure), metrics) in zip(axes, panels, strict=True):
+        for number, db in enumerate(dict.fromkeys(m["db"] for m in metrics)):
+            own = [m for m in metrics if m["db"] == db]
+            x, y, tone = (
+                [utility[m["set"], m["system"]] for m in own],
+                [m["value"] for m in own],
+                PALETTE[number],
+            )
+            ax.plot(x, y, color=tone, marker=MARKERS[number % 5], markersize=4, label=_noise(db))
+            ax.plot(x[:1], y[:1], color=tone, marker=MARKERS[number % 5], markersize=9)
+        ax.set(title=f"{measure}\n{name}", xlabel="pitch correlation")
+        ax.title.set_fontsize(8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
 def contours(panels: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray | None]], hop: float) -> Figure:
     """F0 over time before and after, as in figure 2 of the slides of Kuzmin ("Enhancing speaker anonymization", 2025).
 
@@ -121,7 +157,7 @@ def contours(panels: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray | No
         panels: title, and (F,) Hz each of the original, of the mean-reverted and of the noisy track (None: no noise).
         hop: seconds between two values.
     """
-    figure, axes = _grid(len(panels), 6.0, 2.3, columns=1)
+    figure, axes = _grid(len(panels), 6.0, 2.3, columns=1 if len(panels) < 5 else 3)
     for ax, (title, *tracks) in zip(axes, panels, strict=True):
         names = ("original", "mean reversion", "mean reversion and noise")
         for track, name, tone, width in zip(
@@ -131,7 +167,8 @@ def contours(panels: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray | No
                 voiced = np.where(track > 0, track, np.nan)
                 ax.plot(np.arange(track.size) * hop, voiced, color=tone, linewidth=width, label=name)
         ax.set(title=title, ylabel="F0 Hz")
-    axes[-1].set_xlabel("seconds")
+    for ax in axes[-3:]:
+        ax.set_xlabel("seconds")
     handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
     return figure
