@@ -101,7 +101,7 @@ def begin(out: Path, stage: str, fields: dict[str, Any], *, force: bool = False)
             changed = sorted(
                 k for k in {*fields, *stamp["fields"]} if fields.get(k) != stamp["fields"].get(k)
             )
-            what = ", ".join(f"{k} ({stamp['fields'].get(k)} -> {fields.get(k)})" for k in changed)
+            what = ", ".join(_change(k, stamp["fields"].get(k), fields.get(k)) for k in changed)
             raise UserError(
                 f"stage '{stage}' made this from something else; changed: {what}",
                 path=out,
@@ -121,6 +121,15 @@ def begin(out: Path, stage: str, fields: dict[str, Any], *, force: bool = False)
         partial.mkdir(parents=True)
         write_json(plan, fields)
     return partial
+
+
+def _change(name: str, old: Any, new: Any, most: int = 5) -> str:
+    """`name (old -> new)`; of mappings the names of the entries that differ."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"{name} ({old} -> {new})"
+    differing = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    more = f" and {len(differing) - most} more" if len(differing) > most else ""
+    return f"{name} ({', '.join(differing[:most])}{more})"
 
 
 def finish(out: Path, stage: str, *, counts: dict[str, int], seconds: float) -> None:

@@ -86,3 +86,14 @@ def test_damaged_stamp(tmp_path):
     (tmp_path / "out" / stamp.DONE).write_text("{")
     with pytest.raises(UserError, match="damaged stamp"):
         stamp.read(tmp_path / "out")
+
+
+def test_of_changed_inputs_only_the_names_are_told(tmp_path):
+    out = tmp_path / "out"
+    before = {f"set{i}": i for i in range(9)}
+    stamp.begin(out, "score", {"inputs": before})
+    stamp.finish(out, "score", counts={}, seconds=0)
+    with pytest.raises(UserError, match=r"changed: inputs \(set3, set9\)"):
+        stamp.begin(out, "score", {"inputs": {**before, "set3": 0, "set9": 9}})
+    with pytest.raises(UserError, match=r"\(set0, set1, set2, set3, set4 and 4 more\)"):
+        stamp.begin(out, "score", {"inputs": {}})
