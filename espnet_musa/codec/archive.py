@@ -51,18 +51,21 @@ def save(
         state: its `state_dict()`; training heads are dropped.
         facts: what else is worth knowing: sample_rate (Hz), train, tokens, seed, steps.
     """
+    head = {"model_type": "musa", "architectures": ["MusaGenerator"], "generator": generator_conf}
+    kept = {name: value for name, value in state.items() if not name.startswith(HEADS)}
+    write(Path(directory), {**head, **facts}, kept)
+    (Path(directory) / SPEAKERS).unlink(missing_ok=True)
+
+
+def write(directory: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """The two files of any model here: what it is, and its weights."""
     from safetensors.torch import save_file
 
-    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    head = {"model_type": "musa", "architectures": ["MusaGenerator"]}
-    text = json.dumps({**head, "generator": generator_conf, **facts}, indent=1, sort_keys=True)
+    text = json.dumps(config, indent=1, sort_keys=True)
     (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
-    kept = {
-        name: value.detach().cpu().contiguous() for name, value in state.items() if not name.startswith(HEADS)
-    }
+    kept = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(kept, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / SPEAKERS).unlink(missing_ok=True)
 
 
 def save_speakers(directory: str | Path, table: SpeakerTable) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import config
 from ..errors import UserError, suggest
-from .archive import CONFIG, WEIGHTS, fill, fold_norms, read_state
+from .archive import CONFIG, WEIGHTS, fill, fold_norms, read_state, write
 from .config import F0Config
 from .speaker_table import choose
 
@@ -85,15 +85,11 @@ def save(
         state: its `state_dict()`.
         facts: speakers, f0, peak, and what else is worth knowing: train, tokens, seed, steps.
     """
-    from safetensors.torch import save_file
-
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    head = {"model_type": TYPE, "architectures": ["Vocoder"]}
-    text = json.dumps({**head, "generator": generator_conf, **facts}, indent=1, ensure_ascii=False)
-    (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
-    kept = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(kept, directory / WEIGHTS, metadata={"format": "pt"})
+    assert list(facts["speakers"]) == sorted(
+        facts["speakers"]
+    )  # the file has keys in order, and so the one-hot
+    head = {"model_type": TYPE, "architectures": ["Vocoder"], "generator": generator_conf}
+    write(Path(directory), {**head, **facts}, state)
 
 
 def read_facts(place: Path) -> Facts:

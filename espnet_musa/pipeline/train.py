@@ -20,7 +20,6 @@ from ..log import get_logger
 from ..tokenizer import store
 from .train_config import SETTINGS, check, jobs
 from .train_data import gather, split, write
-from .train_f0 import track
 from .train_models import CodecTraining, VocoderTraining, training_of
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _train(training: CodecTraining | VocoderTraining, seed: int, device: str, fo
     utterances = gather(sets, places, n_tokens, by_language=balanced)
     speakers = sorted({utterance.speaker for utterance in utterances.values()})
     arguments = _arguments(training, partial, len(speakers), n_tokens, seed, device)
-    f0 = track(sets, partial / F0, training.f0, normalize=not job.conf.compat) if training.f0 else {}
+    f0 = training.track(sets, partial / F0)
     parts = dict(zip(PARTS, split(utterances, seed), strict=True))
     for part, utts in parts.items():
         write(partial / "data" / part, {utt: utterances[utt] for utt in utts}, speakers, f0)

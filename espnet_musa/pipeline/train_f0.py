@@ -26,10 +26,6 @@ VOICES = "voices.safetensors"  # F0 of the speakers, for the time of a training
 ALONE = 32  # utterances up to which another process would take longer to start than to help
 
 
-class VoiceF0(F0Config):
-    """F0 for a vocoder that renders Hz: it is kept in Hz, and `track` leaves the statistics of each speaker, too."""
-
-
 def f0_of(path: Path, conf: F0Config, *, normalize: bool) -> np.ndarray:
     """(F,) float32 of a recording, F = ceil(T / 320): z-scores over its voiced frames, or Hz; 0 where unvoiced."""
     with AudioFile(path) as source:
@@ -44,9 +40,9 @@ def track(sets: Sequence[DataDir], place: Path, conf: F0Config, *, normalize: bo
 
     Args:
         sets: formatted sets.
-        place: directory for an ark a set; beside it `VOICES`, if `conf` is a `VoiceF0`.
+        place: directory for an ark a set.
         conf: how.
-        normalize: z-scores over the utterance instead of Hz; nothing to a `VoiceF0`.
+        normalize: z-scores over the utterance instead of Hz.
 
     Returns:
         utterance -> <ark>:<offset>.
@@ -56,8 +52,6 @@ def track(sets: Sequence[DataDir], place: Path, conf: F0Config, *, normalize: bo
     """
     place.mkdir(exist_ok=True)
     places: dict[str, str] = {}
-    voices = isinstance(conf, VoiceF0)
-    normalize = normalize and not voices
     for data in sets:
         path = place / data.name
         if not path.with_suffix(".scp").exists():
@@ -67,16 +61,18 @@ def track(sets: Sequence[DataDir], place: Path, conf: F0Config, *, normalize: bo
             jobs = 1 if len(todo) <= ALONE else len(os.sched_getaffinity(0))
             write_ark(path, dict(_mapped(make, todo, jobs)), path)
         places |= Ark(path.with_suffix(".scp")).places
-    if voices:
-        _save_voices(sets, place)
     return places
 
 
-def _save_voices(sets: Sequence[DataDir], place: Path) -> None:
+def save_voices(sets: Sequence[DataDir], place: Path) -> None:
     """Mean of F0 over the voiced frames of each speaker, and deviation within an utterance, by speaker's name, in Hz.
 
-    Within an utterance, since the z-scores that are rendered are of one. Where a speaker has not two voiced frames, or
+    Made from what `track` has left in `place`, not normalised; written to `VOICES` beside it. The deviation is that
+    within an utterance, since the z-scores that are rendered are of one. Where a speaker has not two voiced frames, or
     a deviation below 1 Hz, those of all speakers together stand in.
+
+    Raises:
+        UserError: if nothing is voiced.
     """
     values: dict[str, list[np.ndarray]] = {}
     for data in sets:

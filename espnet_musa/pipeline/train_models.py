@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..codec import archive, vocoder_archive
-from ..codec.config import F0Config, VocoderConfig
+from ..codec.config import VocoderConfig
 from ..config import to_dict
 from ..data.datadir import DataDir
 from ..errors import UserError
 from ..tokenizer import store
 from .train_config import Job
-from .train_f0 import VOICES, VoiceF0
+from .train_f0 import VOICES, save_voices, track
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,6 @@ class CodecTraining:
     inputs = (
         ("tokens.scp", "semantic", "kaldi_ark"),
     )  # besides audio and speakers, of those that are written
-    f0: F0Config | None = None
 
     def __init__(self, job: Job, root: Path) -> None:
         self.job, self.root = job, root
@@ -48,6 +47,10 @@ class CodecTraining:
         from ..tasks.musa import MusaTask
 
         return MusaTask
+
+    def track(self, sets: list[DataDir], place: Path) -> dict[str, str]:
+        """F0 of all utterances: none is needed."""
+        return {}
 
     def options(self, partial: Path, n_speakers: int, n_tokens: int) -> dict[str, Any]:
         """Options of the task that depend on the data."""
@@ -80,7 +83,6 @@ class VocoderTraining:
     def __init__(self, job: Job, root: Path) -> None:
         self.job, self.root, self.tokens = job, root, job.tokens
         self.sourced = job.conf.generator_conf.get("backbone") == "source_filter"
-        self.f0 = VoiceF0(**vars(job.f0)) if self.sourced else job.f0
         self.acoustic = root / "exp" / "tokens" / job.tokens / store.MODEL
 
     @property
@@ -89,6 +91,13 @@ class VocoderTraining:
         from ..tasks.vocoder import VocoderTask
 
         return VocoderTask
+
+    def track(self, sets: list[DataDir], place: Path) -> dict[str, str]:
+        """F0 of all utterances, utterance -> <ark>:<offset>; for a vocoder that renders Hz in Hz, and its voices'."""
+        f0 = track(sets, place, self.job.f0, normalize=not (self.sourced or self.job.conf.compat))
+        if self.sourced:
+            save_voices(sets, place)
+        return f0
 
     def options(self, partial: Path, n_speakers: int, n_tokens: int) -> dict[str, Any]:
         """Options of the task that depend on the data; leaves the codebook in `partial`.
@@ -107,7 +116,7 @@ class VocoderTraining:
         save_file({"codebook": codebook.detach().float().contiguous()}, partial / CODEBOOK)
         sizes = {"n_speakers": n_speakers, "n_codes": len(codebook), "code_dim": codebook.shape[1]}
         own = self.job.settings.get("vocoder_conf", {}) | sizes
-        voices = str(partial / VOICES) if self.sourced else None  # written by `track`
+        voices = str(partial / VOICES) if self.sourced else None  # written by `save_voices`
         return {"vocoder_conf": own, "codebook": str(partial / CODEBOOK), "voices": voices}
 
     def publish(
@@ -121,7 +130,7 @@ class VocoderTraining:
         """The archive with its speakers and the acoustic model; config.yaml no longer names what only training read."""
         genders = {spk: g for data in sets for spk, g in data.tables.get("spk2gender", {}).items()}
         speakers = sorted({spk for data in sets for spk in data.table("utt2spk").values()})
-        facts = facts | {"f0": to_dict(self.f0), "peak": self.job.settings.get("peak", 0.95)}
+        facts = facts | {"f0": to_dict(self.job.f0), "peak": self.job.settings.get("peak", 0.95)}
         facts |= {"speakers": {spk: genders.get(spk, "") for spk in speakers}}
         generator = model.codec.generator
         vocoder_archive.save(
