@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -26,15 +26,35 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name if name.startswith("espnet_musa") else f"espnet_musa.{name}")
 
 
-def progress(items: Iterable[T], *, total: int | None, desc: str) -> Iterator[T]:
-    """Iterate with a bar on a terminal, or with a line every 5 s in a log."""
+def progress(
+    items: Iterable[T],
+    *,
+    total: float | None,
+    desc: str,
+    amount: Callable[[T], float] = lambda item: 1,
+    unit: str = "",
+) -> Iterator[T]:
+    """Iterate with a bar on a terminal, or with a line every 5 s in a log.
+
+    Args:
+        items: what to iterate over.
+        total: how much there is, None if that is not known.
+        desc: what is being done.
+        amount: how much an item is.
+        unit: of total and amount, such as "s"; empty: items are counted.
+    """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=desc, leave=False)
+        form = f"{{desc}}: {{percentage:3.0f}}%|{{bar}}| {{n:.0f}}/{{total:.0f}} {unit} [{{elapsed}}<{{remaining}}]"
+        with tqdm(total=total, desc=desc, leave=False, bar_format=form if unit else None) as bar:
+            for item in items:
+                yield item
+                bar.update(amount(item))
         return
     log = get_logger("progress")
-    last = time.monotonic()
-    for done, item in enumerate(items):
+    last, done = time.monotonic(), 0.0
+    for item in items:
         if time.monotonic() - last > _EVERY:
             last = time.monotonic()
-            log.info("%s: %d of %s", desc, done, "?" if total is None else total)
+            log.info("%s: %.0f of %s", desc, done, "?" if total is None else f"{total:.0f} {unit}".rstrip())
         yield item
+        done += amount(item)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import soundfile as sf
 from conftest import REPOSITORY, voice
 
+from espnet_musa import log
 from espnet_musa.bin.anonymize import main
 from espnet_musa.data.audio import to_int16, write_pcm
 from espnet_musa.errors import UserError
@@ -24,7 +27,14 @@ def anonymize(*words: object, system: str = "b2_mcadams") -> None:
 
 @pytest.mark.parametrize(
     ("name", "rate"),
-    [("a.wav", 16000), ("a.flac", 48000), ("a.ogg", 22050), ("a.mp3", 44100), ("a.wav", 8000)],
+    [
+        ("a.wav", 16000),
+        ("a.flac", 48000),
+        ("a.ogg", 22050),
+        ("a.mp3", 44100),
+        ("a.aiff", 96000),
+        ("a.wav", 8000),
+    ],
 )
 def test_formats_and_rates(tmp_path, name, rate):
     sf.write(tmp_path / name, voice(0, 1.5, rate=rate), rate)
@@ -89,12 +99,56 @@ def test_a_public_draw_is_said_and_can_be_replaced(tmp_path, caplog):
     assert [r.levelname for r in caplog.records if "published constant" in r.getMessage()] == ["WARNING"] * 2
 
 
-def test_channels(tmp_path):
-    sf.write(tmp_path / "s.wav", np.stack([voice(0), voice(1)], 1), 16000)
-    with pytest.raises(UserError, match="has 2 channels; expected mono"):
-        anonymize(tmp_path / "s.wav", tmp_path / "o.wav")
+def test_channels(tmp_path, caplog):
+    """The mean by default, with one line of notice; or the first; or an error."""
+    logging.getLogger("espnet_musa").addHandler(caplog.handler)
+    both = np.stack([voice(0), voice(1)], 1)
+    (tmp_path / "in").mkdir()
+    for name, wav in (("s", both), ("t", both), ("mean", both.mean(1)), ("first", both[:, 0])):
+        sf.write(tmp_path / "in" / f"{name}.wav", wav, 16000, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"has 2 channels; expected mono.*--channels"):
+        anonymize(tmp_path / "in/s.wav", tmp_path / "o.wav", "--channels", "error")
     assert not (tmp_path / "o.wav").exists()
-    anonymize(tmp_path / "s.wav", tmp_path / "o.wav", "--channels", "first")
+    for choice in ("mean", "first"):
+        for name in ("s", choice):
+            anonymize(tmp_path / f"in/{name}.wav", tmp_path / f"{name}-{choice}.wav", "--channels", choice)
+        same = [(tmp_path / f"{name}-{choice}.wav").read_bytes() for name in ("s", choice)]
+        assert same[0] == same[1]
+    caplog.clear()
+    anonymize(tmp_path / "in", tmp_path / "out")
+    told = {r.getMessage() for r in caplog.records if "(--channels)" in r.getMessage()}
+    assert told == {f"{tmp_path}/in/s.wav has 2 channels: their mean is taken (--channels)"}
+
+
+def test_a_long_recording_shows_its_seconds(tmp_path, caplog, monkeypatch):
+    logging.getLogger("espnet_musa").addHandler(caplog.handler)
+    monkeypatch.setattr(log, "_EVERY", 0.0)
+    sf.write(tmp_path / "a.wav", voice(0, 45.0), 16000)
+    anonymize(tmp_path / "a.wav", tmp_path / "o.wav")
+    lines = [r.getMessage() for r in caplog.records]
+    assert "a.wav: b2_mcadams: 10 of 45 s of audio" in lines
+    assert any(re.fullmatch(r"b2_mcadams: 1 made, 45.0 s of audio in .* s: .*o.wav", line) for line in lines)
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    """What was made before the kill stays as it is; no half file has a name; the rest is made."""
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        sf.write(tmp_path / "in" / f"{number:02d}.wav", voice(number, 3.0), 16000)
+    command = [sys.executable, "-m", "espnet_musa.bin.anonymize", "--system", "dsp_f0", "in", "out"]
+    settings = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(REPOSITORY)}}
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, **settings)
+    end = time.monotonic() + 60
+    while len(list((tmp_path / "out").glob("*.wav"))) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("[0-9]*.wav")}
+    assert 3 <= len(before) < 40
+    assert all(sf.info(tmp_path / "out" / name).frames == 48000 for name in before)
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, **settings)
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("[0-9]*.wav")}
+    assert len(after) == 40 and before.items() <= after.items()
 
 
 def two_inputs(place: Path) -> tuple[Path, Path]:
@@ -102,6 +156,12 @@ def two_inputs(place: Path) -> tuple[Path, Path]:
     for name in ("a.wav", "a.flac"):
         sf.write(place / "in" / name, voice(0), 16000)
     return place / "in", place / "out"
+
+
+def cut(file: Path) -> Path:
+    """The same file without its second half."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return file
 
 
 BAD = {
@@ -113,6 +173,29 @@ BAD = {
     "collision": (two_inputs, "would become this file"),
     "too short": (lambda p: (p / "short.wav", p / "o.wav"), "short.wav"),
     "silent": (lambda p: (p / "silent.wav", p / "o.wav"), "silent"),
+    "empty": (
+        lambda p: (p / "empty.wav", p / "o.wav"),
+        "empty.wav: (holds no samples|cannot be read as audio)",
+    ),
+    "no sample": (lambda p: (p / "none.wav", p / "o.wav"), "none.wav: holds no samples"),
+    "text": (lambda p: (p / "text.wav", p / "o.wav"), "text.wav: cannot be read as audio"),
+    "nan": (lambda p: (p / "nan.wav", p / "o.wav"), "nan.wav: sample 8000 is NaN or infinite"),
+    "clipped": (
+        lambda p: (p / "loud.wav", p / "o.wav"),
+        r"loud.wav: clipped.*--set format.max_clipped=1 accepts",
+    ),
+    "slow": (lambda p: (p / "slow.wav", p / "o.wav"), r"sampled at 4000 Hz; expected at least 8000 Hz"),
+    "truncated wav": (
+        lambda p: (cut(p / "v.wav"), p / "o.wav"),
+        "v.wav: holds .* announced; hint: .* truncated",
+    ),
+    "truncated aiff": (
+        lambda p: (cut(p / "v.aiff"), p / "o.wav"),
+        "v.aiff: holds .* announced; hint: .* truncated",
+    ),
+    "truncated flac": (lambda p: (cut(p / "v.flac"), p / "o.wav"), "v.flac: .* damaged or truncated"),
+    "truncated mp3": (lambda p: (cut(p / "v.mp3"), p / "o.wav"), "v.mp3: .* truncated"),
+    "device": (lambda p: (p / "v.wav", p / "o.wav", "--device", "cudaa"), "--device cudaa: "),
     "one path": (lambda p: (p / "v.wav",), "1 paths given; expected an input and an output"),
 }
 
@@ -122,10 +205,27 @@ def test_bad_input_is_one_error(tmp_path, case):
     sf.write(tmp_path / "v.wav", voice(0), 16000)
     sf.write(tmp_path / "short.wav", voice(0)[:100], 16000)
     sf.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
+    sf.write(tmp_path / "none.wav", np.zeros(0), 16000)
+    sf.write(
+        tmp_path / "nan.wav", np.where(np.arange(16000) == 8000, np.nan, voice(0)), 16000, subtype="FLOAT"
+    )
+    sf.write(tmp_path / "loud.wav", np.sign(voice(0)), 16000)
+    sf.write(tmp_path / "slow.wav", voice(0), 4000)
+    for ending in ("aiff", "flac", "mp3"):
+        sf.write(tmp_path / f"v.{ending}", voice(0, 4.0), 16000)
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("no sound\n" * 100)
     paths, message = BAD[case]
     with pytest.raises(UserError, match=message):
         anonymize(*paths(tmp_path))
     assert not (tmp_path / "o.wav").exists()
+
+
+def test_what_a_hint_says_helps(tmp_path):
+    sf.write(tmp_path / "loud.wav", np.clip(voice(0) * 9, -1, 1), 16000)
+    anonymize(tmp_path / "loud.wav", tmp_path / "o.wav", "--set", "format.max_clipped=1")
+    sf.write(tmp_path / "slow.wav", voice(0, rate=6000), 6000)
+    anonymize(tmp_path / "slow.wav", tmp_path / "p.wav", "--set", "format.min_rate=6000")
 
 
 def test_lower_bound_is_refused(tmp_path):

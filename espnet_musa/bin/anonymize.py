@@ -5,8 +5,8 @@ python -m espnet_musa.bin.anonymize --system b2_mcadams folder/ anonymized/
 python -m espnet_musa.bin.anonymize --system b2_mcadams --config exp/recipe.yaml [--step ... --shard ... --sets ...]
 python -m espnet_musa.bin.anonymize --stage f0 --config exp/recipe.yaml      (all variants: stage 6)
 
-A file may have any format and rate that libsndfile reads; the output is 16 kHz mono 16-bit WAV. Files of a folder
-keep their relative names with the ending .wav; those already there are skipped.
+A file may have any format that libsndfile reads, any length, any rate from 8 kHz; the output is 16 kHz mono 16-bit
+WAV. Files of a folder keep their relative names with the ending .wav; those already there are skipped.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import config
-from ..config import ROOT, Recipe
+from ..config import ROOT, FormatConfig, Recipe
 from ..errors import UserError
 from ..pipeline import importing
 from ..pipeline.anonymize import Run, shard
-from ..pipeline.files import anonymize_files
-from .common import load, recipe_parser, run_verb
+from ..pipeline.files import MIN_RATE, anonymize_files
+from .common import check_device, load, recipe_parser, run_verb
 
 
 def main(argv: list[str]) -> None:
@@ -35,23 +35,33 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0, help="for files; a recipe brings its own")
-    parser.add_argument("--channels", default="error", choices=("error", "first", "mean"), help="for files")
+    parser.add_argument(
+        "--channels", default="mean", choices=("error", "first", "mean"), help="for files that have several"
+    )
     args = parser.parse_args(argv)
     if args.paths:
         if not args.system:
             raise UserError("files, and no --system to anonymize them with")
         if len(args.paths) != 2:
             raise UserError(f"{len(args.paths)} paths given", expected="an input and an output")
-        recipe = Recipe(name="files", systems=(args.system,), evaluators=(), corpora={}, seed=args.seed)
+        check_device(args.device)
+        recipe = Recipe(
+            name="files",
+            systems=(args.system,),
+            evaluators=(),
+            corpora={},
+            seed=args.seed,
+            format=FormatConfig(channels=args.channels, min_rate=MIN_RATE),
+        )
         recipe = config.with_sets(recipe, args.set)
         system = config.load_system(recipe, args.system, ROOT)
         anonymize_files(
             args.system,
             system,
             *args.paths,
-            seed=args.seed,
+            seed=recipe.seed,
             device=args.device,
-            channels=args.channels,
+            settings=recipe.format,
             force=args.force,
         )
         return

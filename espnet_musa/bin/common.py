@@ -58,6 +58,29 @@ def shard(text: str) -> tuple[int, int]:
     return int(job), int(count)
 
 
+def check_device(device: str, *, here: bool = True) -> None:
+    """Refuse a device that cannot serve.
+
+    Args:
+        device: of neural systems; torch is imported for any but "cpu".
+        here: it is this machine's; else only its spelling is looked at.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.device(device)
+        if here:
+            torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        said = next(iter(str(error).splitlines()), "not usable")
+        raise UserError(f"--device {device}: {said}", expected="cpu, or a GPU as cuda or cuda:1") from None
+
+
 @contextlib.contextmanager
 def about(what: str) -> Iterator[None]:
     """Let the user's errors inside begin with what they are about, such as `system 'b2_mcadams'`."""

@@ -24,7 +24,7 @@ from ..pipeline.prepare import DOWNLOAD, path_options
 from ..pipeline.tokenize import chosen as chosen_tokens
 from ..pipeline.train import check as check_training
 from ..report import reported
-from .common import about, recipe_parser, run_verb
+from .common import about, check_device, recipe_parser, run_verb
 
 DRIVER = (
     "stage",
@@ -89,17 +89,7 @@ def check_jobs(cmd: str, device: str) -> None:
     if shutil.which(str(ROOT / runner) if runner.startswith("utils/") else runner) is None:
         expected = "utils/run.py, or utils/slurm.py and its options, or a program of your own"
         raise UserError(f"--cmd '{cmd}': there is no '{runner}'", expected=expected)
-    if device == "cpu":
-        return
-    import torch
-
-    try:
-        torch.device(device)  # spelled right
-        if runner == "utils/run.py":
-            torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ImportError) as error:
-        said = next(iter(str(error).splitlines()), "not usable")
-        raise UserError(f"--device {device}: {said}", expected="cpu, or a GPU as cuda or cuda:1") from None
+    check_device(device, here=runner == "utils/run.py")
 
 
 def check(recipe: Recipe, root: Path) -> None:

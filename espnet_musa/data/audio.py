@@ -6,6 +6,7 @@ Nothing here reads a whole recording unless asked to: `AudioFile` reads parts, `
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import soundfile as sf
 from ..errors import UserError
 
 FULL_SCALE = 32768.0  # int16 = round(x * FULL_SCALE), limited to [-32768, 32767]
+# A chunk of samples that is shorter than its header says, as libsndfile tells of WAV, AIFF and AU.
+_SHORTER = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_SLACK = 4096  # bytes that may be missing: headers are also wrong by little
+_ENDLESS = 0x7FFF0000  # bytes announced by a program that writes into a pipe and cannot know
 SILENCE = 1e-4  # absolute peak below which a whole recording counts as silent (-80 dB; 3 steps of 16 bit)
 
 
@@ -24,6 +29,7 @@ class AudioFile:
     Attributes:
         frames: number of samples.
         sample_rate: Hz.
+        channels: of the file; what is read has one.
     """
 
     def __init__(self, path: str | Path, *, channels: str = "error") -> None:
@@ -34,7 +40,8 @@ class AudioFile:
             channels: several channels: `error`, `first` or `mean`.
 
         Raises:
-            UserError: if the file is missing, not audio, empty, or has several channels and that is an error.
+            UserError: if the file is missing, not audio, empty, shorter than its header says, or has several channels
+                and that is an error.
         """
         self.path = Path(path)
         if not self.path.is_file():
@@ -46,16 +53,25 @@ class AudioFile:
                 f"cannot be read as audio ({error.error_string.strip()})",
                 path=path,
                 expected="WAV, FLAC, OGG, MP3, ...",
+                hint="convert it to WAV first, if another program plays it",
             ) from None
         self.frames, self.sample_rate = self._file.frames, self._file.samplerate
+        self.channels = self._file.channels
         self._mix = channels
         if self.frames == 0:
             raise UserError("holds no samples", path=path, hint="remove the utterance or restore the file")
-        if self._file.channels > 1 and channels == "error":
+        if self.channels > 1 and channels == "error":
             raise UserError(
-                f"has {self._file.channels} channels", path=path, expected="mono",
-                hint="--set format.channels=first or mean",
+                f"has {self.channels} channels", path=path, expected="mono",
+                hint="in a recipe --set format.channels=first or mean, for files --channels",
             )  # fmt: skip
+        # libsndfile reads what is there, in silence
+        for announced, there in _SHORTER.findall(self._file.extra_info):
+            if _SLACK < int(announced) - int(there) and int(announced) < _ENDLESS:
+                raise UserError(
+                    f"holds {there} bytes of sound, {announced} announced", path=path,
+                    hint="restore the file: it is truncated",
+                )  # fmt: skip
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Samples [start, stop) as (stop - start,) float32.

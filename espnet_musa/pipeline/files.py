@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import soundfile as sf
 
 from .. import config, registry, stamp
 from .. import seed as seeds
+from ..anonymizers.base import Anonymizer
 from ..config import ROOT, FormatConfig, System
-from ..data.audio import AudioFile
+from ..data.audio import AudioFile, write_pcm
 from ..data.datadir import DataDir, Meta
 from ..errors import UserError
-from ..log import get_logger
+from ..log import get_logger, progress
 from . import format as formatting
-from .anonymize import build, convert, plan_targets
+from .anonymize import RejectedOutput, build, plan_targets, write
 from .sharding import work
 
 log = get_logger(__name__)
+LONG = 30.0  # seconds of a recording from which its own progress is shown
+MIN_RATE = 8000  # Hz, of a plain file: what telephones carry is upsampled
 ENDINGS = {f".{name.lower()}" for name in sf.available_formats()} | {".aif", ".opus", ".oga"}
 
 
@@ -81,8 +88,113 @@ def find_model(name: str, system: System, recipes: Path = ROOT / "egs") -> Path 
     )
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A system ready for plain files.
+
+    Attributes:
+        name: of the system, a key of its random draws.
+        system: its configuration.
+        anonymizer: with its model loaded.
+        settings: what a file becomes first.
+    """
+
+    name: str
+    system: System
+    anonymizer: Anonymizer
+    settings: FormatConfig
+
+    @classmethod
+    def load(cls, name: str, system: System, device: str, settings: FormatConfig) -> Ready:
+        """Load what the system needs.
+
+        Raises:
+            UserError: if it, or its model, cannot be used.
+        """
+        return cls(name, system, build(system, device, find_model(name, system)), settings)
+
+    @property
+    def public(self) -> bool:
+        """Whether its targets are known to everybody, whatever the seed."""
+        return registry.resolve(registry.TARGETS, "target policy", self.system.target.policy).public
+
+    def targets(self, identities: Iterable[str], seed: int) -> dict[str, Any]:
+        """The target of each identity (a file's name)."""
+        table = dict.fromkeys(identities, "unknown")
+        files = DataDir(Path("files"), {"utt2spk": table, "wav.scp": table}, Meta())
+        return plan_targets(seed, self.name, self.system, [files])["files"]
+
+    def format(self, given: Path, out: Path) -> AudioFile:
+        """Bring a file to 16 kHz mono 16-bit.
+
+        Returns:
+            what was given (closed): its rate, frames and channels.
+
+        Raises:
+            UserError: if it is not audio, or broken, silent or clipped.
+        """
+        with AudioFile(given, channels=self.settings.channels) as recording:
+            blocks = formatting.blocks(recording, 0, recording.frames, self.settings, str(given))
+            rate = self.settings.sample_rate
+            seconds = recording.frames / recording.sample_rate
+            write_pcm(out, _shown(blocks, seconds, rate, f"{given.name}: read"), rate)
+        return recording
+
+    def convert(self, formatted: Path, made: Path, identity: str, target: Any, seed: int) -> float:
+        """Anonymize a formatted file; the output appears whole and checked, or not at all.
+
+        Args:
+            formatted: 16 kHz mono WAV.
+            made: the file to make.
+            identity: what draws alike, a file's name.
+            target: of the file, see `targets`.
+            seed: same seed, same bytes.
+
+        Returns:
+            the duration in seconds.
+
+        Raises:
+            UserError: if the system cannot convert it, or what it makes must not be published (see `spool`).
+        """
+        rng = seeds.generator(seed, self.name, identity, "convert")
+        with AudioFile(formatted) as wav:
+            seconds = wav.frames / wav.sample_rate
+            blocks = self.anonymizer.convert_stream(wav, target, rng)
+            try:
+                write(
+                    _shown(blocks, seconds, wav.sample_rate, f"{identity}: {self.name}"), wav, made,
+                    normalize=self.anonymizer.peak_normalize,
+                )  # fmt: skip
+            except UserError as error:
+                raise UserError(str(error), path=identity) from None
+            except RejectedOutput as error:
+                raise UserError(
+                    f"what {self.name} made of it was refused: {error}",
+                    path=identity,
+                    hint="try another system",
+                ) from None
+        return seconds
+
+
+def _shown(blocks: Iterable[np.ndarray], seconds: float, rate: int, desc: str) -> Iterator[np.ndarray]:
+    """Blocks of a recording, with progress in seconds of audio if it is long."""
+    if seconds < LONG:
+        return iter(blocks)
+    return progress(
+        blocks, total=seconds, desc=desc, amount=lambda block: len(block) / rate, unit="s of audio"
+    )
+
+
 def anonymize_files(
-    name: str, system: System, source: Path, out: Path, *, seed: int, device: str, channels: str, force: bool
+    name: str,
+    system: System,
+    source: Path,
+    out: Path,
+    *,
+    seed: int,
+    device: str,
+    settings: FormatConfig,
+    force: bool,
 ) -> None:
     """Anonymize a file or a folder.
 
@@ -93,54 +205,74 @@ def anonymize_files(
         out: the file or folder to make.
         seed: same seed, same bytes.
         device: for neural systems.
-        channels: several channels: `error`, `first` or `mean`.
+        settings: what is done with several channels, which rates and clipping pass.
         force: make files anew that are there.
 
     Raises:
         UserError: for bad input; names the files.
     """
     found = pairs(source, out)
-    table = dict.fromkeys(found, "unknown")
-    targets = plan_targets(
-        seed, name, system, [DataDir(Path("files"), {"utt2spk": table, "wav.scp": table}, Meta())]
-    )
-    if registry.resolve(registry.TARGETS, "target policy", system.target.policy).public:
+    ready = Ready.load(name, system, device, settings)
+    targets = ready.targets(found, seed)
+    if ready.public:
         log.warning(
             "the targets of %s are a published constant, whatever the seed: to compare, not to protect; "
             "--set %s.target.policy=uniform draws secret ones", name, name,
         )  # fmt: skip
-    anonymizer = build(system, device, find_model(name, system))
-    settings = replace(FormatConfig(), channels=channels, min_rate=8000)
+    _refuse_others(ready, found, source, out, seed, force)
+    began, durations = time.monotonic(), []
+    mixed: list[Path] = []  # files of several channels
 
     def job(identity: str, given: Path, made: Path):
         def make() -> None:
             made.parent.mkdir(parents=True, exist_ok=True)
-            rng = seeds.generator(seed, name, identity, "convert")
             with tempfile.TemporaryDirectory() as scratch:
                 formatted = Path(scratch) / "input.wav"
-                with formatting.open_recording(str(given), settings) as recording:
-                    formatting.convert(recording, formatted, settings, None, str(given))
-                with AudioFile(formatted) as wav:
-                    convert(anonymizer, wav, made, targets["files"][identity], rng)
+                channels = ready.format(given, formatted).channels
+                if channels > 1:
+                    mixed.append(given)
+                    if len(mixed) == 1:
+                        what = "mean" if settings.channels == "mean" else "first"
+                        log.info("%s has %d channels: their %s is taken (--channels)", given, channels, what)
+                durations.append(ready.convert(formatted, made, identity, targets[identity], seed))
 
         return make
 
-    fields = {"system": config.digest(config.to_dict(system)), "seed": seed, "channels": channels}
-    if (model := anonymizer.fingerprint()) is not None:
+    jobs = [(made, identity, job(identity, given, made)) for identity, (given, made) in found.items()]
+    if source.is_file():
+        jobs[0][2]()
+    else:
+        work(jobs, name)
+    if durations:
+        total, taken = sum(durations), time.monotonic() - began
+        log.info("%s: %d made, %.1f s of audio in %.1f s: %s", name, len(durations), total, taken, out)
+
+
+def _refuse_others(
+    ready: Ready, found: dict[str, tuple[Path, Path]], source: Path, out: Path, seed: int, force: bool
+) -> None:
+    """Let nothing pass for an output that was made with other settings; record those of a folder.
+
+    Raises:
+        UserError: if there is such an output.
+    """
+    fields = {
+        "system": config.digest(config.to_dict(ready.system)),
+        "seed": seed,
+        "channels": ready.settings.channels,
+    }
+    if (model := ready.anonymizer.fingerprint()) is not None:
         fields["model"] = model
-    record = (
-        out / ".anonymized.json" if source.is_dir() else None
-    )  # what the files of a folder were made with
+    # what the files of a folder were made with
+    record = out / ".anonymized.json" if source.is_dir() else None
     before = stamp.read_json(record) if record is not None and record.is_file() else None
     there = [made for _, made in found.values() if made.exists()]
     if force:
         for made in there:
             made.unlink()
     elif there and before != fields:
-        raise UserError(
-            "is there already, and was not made with these settings", path=there[0], hint="--force true makes it anew"
-        )  # fmt: skip
+        how = "" if record is None else ", and was not made with these settings"
+        raise UserError(f"is there already{how}", path=there[0], hint="--force true makes it anew")
     if record is not None:
         out.mkdir(parents=True, exist_ok=True)
         stamp.write_json(record, fields)
-    work([(made, identity, job(identity, given, made)) for identity, (given, made) in found.items()], name)
