@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import config
-from ..config import ROOT, FormatConfig, Recipe
+from ..config import ROOT
 from ..errors import UserError
 from ..pipeline import importing
 from ..pipeline.anonymize import Run, shard
-from ..pipeline.files import MIN_RATE, anonymize_files
+from ..pipeline.files import anonymize_files, plain
 from .common import check_device, load, recipe_parser, run_verb
 
 
@@ -45,15 +45,7 @@ def main(argv: list[str]) -> None:
         if len(args.paths) != 2:
             raise UserError(f"{len(args.paths)} paths given", expected="an input and an output")
         check_device(args.device)
-        recipe = Recipe(
-            name="files",
-            systems=(args.system,),
-            evaluators=(),
-            corpora={},
-            seed=args.seed,
-            format=FormatConfig(channels=args.channels, min_rate=MIN_RATE),
-        )
-        recipe = config.with_sets(recipe, args.set)
+        recipe = plain((args.system,), args.set, seed=args.seed, channels=args.channels)
         system = config.load_system(recipe, args.system, ROOT)
         anonymize_files(
             args.system,

@@ -15,7 +15,7 @@ import soundfile as sf
 from .. import config, registry, stamp
 from .. import seed as seeds
 from ..anonymizers.base import Anonymizer
-from ..config import ROOT, FormatConfig, System
+from ..config import ROOT, FormatConfig, Recipe, System
 from ..data.audio import AudioFile, write_pcm
 from ..data.datadir import DataDir, Meta
 from ..errors import UserError
@@ -88,6 +88,25 @@ def find_model(name: str, system: System, recipes: Path = ROOT / "egs") -> Path 
     )
 
 
+def plain(
+    systems: tuple[str, ...], sets: Iterable[str] = (), *, seed: int = 0, channels: str = "mean"
+) -> Recipe:
+    """What stands in for a recipe where files are anonymized without one.
+
+    Args:
+        systems: names of conf/systems/*.yaml.
+        sets: `--set` assignments.
+        seed: same seed, same bytes.
+        channels: several channels: `error`, `first` or `mean`.
+
+    Raises:
+        UserError: for an assignment to something that is not there.
+    """
+    settings = FormatConfig(channels=channels, min_rate=MIN_RATE)
+    recipe = Recipe("files", systems, evaluators=(), corpora={}, seed=seed, format=settings)
+    return config.with_sets(recipe, sets)
+
+
 @dataclass(frozen=True)
 class Ready:
     """A system ready for plain files.
@@ -97,21 +116,25 @@ class Ready:
         system: its configuration.
         anonymizer: with its model loaded.
         settings: what a file becomes first.
+        shown: whether long files show their progress.
     """
 
     name: str
     system: System
     anonymizer: Anonymizer
     settings: FormatConfig
+    shown: bool = True
 
     @classmethod
-    def load(cls, name: str, system: System, device: str, settings: FormatConfig) -> Ready:
+    def load(
+        cls, name: str, system: System, device: str, settings: FormatConfig, *, shown: bool = True
+    ) -> Ready:
         """Load what the system needs.
 
         Raises:
             UserError: if it, or its model, cannot be used.
         """
-        return cls(name, system, build(system, device, find_model(name, system)), settings)
+        return cls(name, system, build(system, device, find_model(name, system)), settings, shown)
 
     @property
     def public(self) -> bool:
@@ -137,7 +160,7 @@ class Ready:
             blocks = formatting.blocks(recording, 0, recording.frames, self.settings, str(given))
             rate = self.settings.sample_rate
             seconds = recording.frames / recording.sample_rate
-            write_pcm(out, _shown(blocks, seconds, rate, f"{given.name}: read"), rate)
+            write_pcm(out, self._shown(blocks, seconds, rate, f"{given.name}: read"), rate)
         return recording
 
     def convert(self, formatted: Path, made: Path, identity: str, target: Any, seed: int) -> float:
@@ -162,7 +185,7 @@ class Ready:
             blocks = self.anonymizer.convert_stream(wav, target, rng)
             try:
                 write(
-                    _shown(blocks, seconds, wav.sample_rate, f"{identity}: {self.name}"), wav, made,
+                    self._shown(blocks, seconds, wav.sample_rate, f"{identity}: {self.name}"), wav, made,
                     normalize=self.anonymizer.peak_normalize,
                 )  # fmt: skip
             except UserError as error:
@@ -175,14 +198,15 @@ class Ready:
                 ) from None
         return seconds
 
-
-def _shown(blocks: Iterable[np.ndarray], seconds: float, rate: int, desc: str) -> Iterator[np.ndarray]:
-    """Blocks of a recording, with progress in seconds of audio if it is long."""
-    if seconds < LONG:
-        return iter(blocks)
-    return progress(
-        blocks, total=seconds, desc=desc, amount=lambda block: len(block) / rate, unit="s of audio"
-    )
+    def _shown(
+        self, blocks: Iterable[np.ndarray], seconds: float, rate: int, desc: str
+    ) -> Iterator[np.ndarray]:
+        """Blocks of a recording, with progress in seconds of audio if it is long."""
+        if seconds < LONG or not self.shown:
+            return iter(blocks)
+        return progress(
+            blocks, total=seconds, desc=desc, amount=lambda block: len(block) / rate, unit="s of audio"
+        )
 
 
 def anonymize_files(
