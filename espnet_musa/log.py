@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -26,35 +26,49 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name if name.startswith("espnet_musa") else f"espnet_musa.{name}")
 
 
-def progress(
-    items: Iterable[T],
-    *,
-    total: float | None,
-    desc: str,
-    amount: Callable[[T], float] = lambda item: 1,
-    unit: str = "",
-) -> Iterator[T]:
-    """Iterate with a bar on a terminal, or with a line every 5 s in a log.
+class Meter:
+    """How far something is: a bar on a terminal, a line every 5 s in a log. Use it in a `with` statement."""
 
-    Args:
-        items: what to iterate over.
-        total: how much there is, None if that is not known.
-        desc: what is being done.
-        amount: how much an item is.
-        unit: of total and amount, such as "s"; empty: items are counted.
-    """
-    if sys.stderr.isatty():
-        form = f"{{desc}}: {{percentage:3.0f}}%|{{bar}}| {{n:.0f}}/{{total:.0f}} {unit} [{{elapsed}}<{{remaining}}]"
-        with tqdm(total=total, desc=desc, leave=False, bar_format=form if unit else None) as bar:
-            for item in items:
-                yield item
-                bar.update(amount(item))
-        return
-    log = get_logger("progress")
-    last, done = time.monotonic(), 0.0
-    for item in items:
-        if time.monotonic() - last > _EVERY:
-            last = time.monotonic()
-            log.info("%s: %.0f of %s", desc, done, "?" if total is None else f"{total:.0f} {unit}".rstrip())
-        yield item
-        done += amount(item)
+    def __init__(self, total: float | None, desc: str, unit: str = "", *, shown: bool = True) -> None:
+        """Begin.
+
+        Args:
+            total: how much there is, None if that is not known.
+            desc: what is being done.
+            unit: of the total, such as "s"; empty: items are counted.
+            shown: False: say nothing.
+        """
+        self._total, self._desc, self._unit, self._shown = total, desc, unit, shown
+        self._last, self._bar = time.monotonic(), None
+        if shown and sys.stderr.isatty():
+            form = f"{{desc}}: {{percentage:3.0f}}%|{{bar}}| {{n:.0f}}/{{total:.0f}} {unit} [{{elapsed}}<{{remaining}}]"
+            self._bar = tqdm(total=total, desc=desc, leave=False, bar_format=form if unit else None)
+
+    def at(self, done: float, desc: str | None = None) -> None:
+        """Say that so much is done; with another `desc` than before, of something new."""
+        if desc not in (None, self._desc):
+            self._desc = desc
+            if self._bar is not None:
+                self._bar.reset()
+                self._bar.set_description_str(desc)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif self._shown and time.monotonic() - self._last > _EVERY:
+            self._last = time.monotonic()
+            total = "?" if self._total is None else f"{self._total:.0f} {self._unit}".rstrip()
+            get_logger("progress").info("%s: %.0f of %s", self._desc, done, total)
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def progress(items: Iterable[T], *, total: int | None, desc: str) -> Iterator[T]:
+    """Iterate with a bar on a terminal, or with a line every 5 s in a log."""
+    with Meter(total, desc) as meter:
+        for done, item in enumerate(items, 1):
+            yield item
+            meter.at(done)

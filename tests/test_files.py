@@ -126,7 +126,11 @@ def test_a_long_recording_shows_its_seconds(tmp_path, caplog, monkeypatch):
     sf.write(tmp_path / "a.wav", voice(0, 45.0), 16000)
     anonymize(tmp_path / "a.wav", tmp_path / "o.wav")
     lines = [r.getMessage() for r in caplog.records]
-    assert "a.wav: b2_mcadams: 10 of 45 s of audio" in lines
+    assert {"a.wav: reading: 45 of 45 s of audio", "a.wav: b2_mcadams: 10 of 45 s of audio"} <= set(lines)
+    anonymize(tmp_path / "a.wav", tmp_path / "p.wav", system="dsp_f0")
+    shown = [r.getMessage() for r in caplog.records if "dsp_f0" in r.getMessage()]
+    assert shown[0] == "a.wav: dsp_f0, analysis: 31 of 45 s of audio"
+    assert "a.wav: dsp_f0: 45 of 45 s of audio" in shown
     assert any(re.fullmatch(r"b2_mcadams: 1 made, 45.0 s of audio in .* s: .*o.wav", line) for line in lines)
 
 

@@ -14,12 +14,12 @@ import soundfile as sf
 
 from .. import config, registry, stamp
 from .. import seed as seeds
-from ..anonymizers.base import Anonymizer
+from ..anonymizers.base import Anonymizer, Source
 from ..config import ROOT, FormatConfig, Recipe, System
 from ..data.audio import AudioFile, write_pcm
 from ..data.datadir import DataDir, Meta
 from ..errors import UserError
-from ..log import get_logger, progress
+from ..log import Meter, get_logger
 from . import format as formatting
 from .anonymize import RejectedOutput, build, plan_targets, write
 from .sharding import work
@@ -157,10 +157,11 @@ class Ready:
             UserError: if it is not audio, or broken, silent or clipped.
         """
         with AudioFile(given, channels=self.settings.channels) as recording:
-            blocks = formatting.blocks(recording, 0, recording.frames, self.settings, str(given))
-            rate = self.settings.sample_rate
-            seconds = recording.frames / recording.sample_rate
-            write_pcm(out, self._shown(blocks, seconds, rate, f"{given.name}: read"), rate)
+            with self._meter(recording, f"{given.name}: reading") as meter:
+                blocks = formatting.blocks(
+                    _Watched(recording, meter), 0, recording.frames, self.settings, str(given)
+                )
+                write_pcm(out, blocks, self.settings.sample_rate)
         return recording
 
     def convert(self, formatted: Path, made: Path, identity: str, target: Any, seed: int) -> float:
@@ -180,14 +181,12 @@ class Ready:
             UserError: if the system cannot convert it, or what it makes must not be published (see `spool`).
         """
         rng = seeds.generator(seed, self.name, identity, "convert")
-        with AudioFile(formatted) as wav:
-            seconds = wav.frames / wav.sample_rate
-            blocks = self.anonymizer.convert_stream(wav, target, rng)
+        desc = f"{identity}: {self.name}"
+        with AudioFile(formatted) as wav, self._meter(wav, f"{desc}, analysis") as meter:
+            source = _Watched(wav, meter)
+            blocks = source.followed(self.anonymizer.convert_stream(source, target, rng), desc)
             try:
-                write(
-                    self._shown(blocks, seconds, wav.sample_rate, f"{identity}: {self.name}"), wav, made,
-                    normalize=self.anonymizer.peak_normalize,
-                )  # fmt: skip
+                write(blocks, wav, made, normalize=self.anonymizer.peak_normalize)
             except UserError as error:
                 raise UserError(str(error), path=identity) from None
             except RejectedOutput as error:
@@ -196,17 +195,32 @@ class Ready:
                     path=identity,
                     hint="try another system",
                 ) from None
-        return seconds
+        return wav.frames / wav.sample_rate
 
-    def _shown(
-        self, blocks: Iterable[np.ndarray], seconds: float, rate: int, desc: str
-    ) -> Iterator[np.ndarray]:
-        """Blocks of a recording, with progress in seconds of audio if it is long."""
-        if seconds < LONG or not self.shown:
-            return iter(blocks)
-        return progress(
-            blocks, total=seconds, desc=desc, amount=lambda block: len(block) / rate, unit="s of audio"
-        )
+    def _meter(self, source: Source, desc: str) -> Meter:
+        seconds = source.frames / source.sample_rate
+        return Meter(seconds, desc, "s of audio", shown=self.shown and seconds >= LONG)
+
+
+class _Watched:
+    """A source that shows how far it was read until something comes out, and from then on how much came out."""
+
+    def __init__(self, source: Source, meter: Meter) -> None:
+        self.frames, self.sample_rate = source.frames, source.sample_rate
+        self._source, self._meter, self._made = source, meter, 0
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See `Source`."""
+        if not self._made:
+            self._meter.at(stop / self.sample_rate)
+        return self._source.read(start, stop)
+
+    def followed(self, blocks: Iterable[np.ndarray], desc: str) -> Iterator[np.ndarray]:
+        """The blocks (B,) that are made of it, at its rate."""
+        for block in blocks:
+            self._made += len(block)
+            yield block
+            self._meter.at(self._made / self.sample_rate, desc)
 
 
 def anonymize_files(
