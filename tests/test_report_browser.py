@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import report_tree
+from browser import BROWSER
 from PIL import Image
 
 from espnet_musa.config import Recipe
@@ -16,9 +16,6 @@ from espnet_musa.report.build import build
 
 RECIPE = Recipe(
     name="browser", systems=report_tree.SYSTEMS, evaluators=("asv_resemblyzer", "pitch"), corpora={}
-)
-BROWSER = next(
-    (path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None
 )
 # Added to a copy of the page, whose own policy forbids scripts: writes what the browser made of the page into it.
 PROBE = """<script>
