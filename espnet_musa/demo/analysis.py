@@ -59,10 +59,10 @@ def similarity(before: np.ndarray, after: np.ndarray, encoder: Resemblyzer) -> d
     if len(before) >= HALVES * SAMPLE_RATE:
         parts += [half for wav in (before, after) for half in np.array_split(wav, 2)]
     vectors = encoder.embed(parts)
-    table = (vectors @ vectors.T).astype(float)
+    table = (vectors @ vectors.T).tolist()
     if len(parts) == 2:
-        return {"whole": table[0, 1], "same": None, "crossed": None}
-    return {"whole": table[0, 1], "same": table[2, 3], "crossed": (table[2, 5] + table[3, 4]) / 2}
+        return {"whole": table[0][1], "same": None, "crossed": None}
+    return {"whole": table[0][1], "same": table[2][3], "crossed": (table[2][5] + table[3][4]) / 2}
 
 
 def _version(
