@@ -38,6 +38,7 @@ TEACHERS = {
     "mfcc": "espnet_musa.tokenizer.mfcc:Mfcc",
     "wav2vec2": "espnet_musa.tokenizer.teachers:SelfSupervised",
     "fbank": "espnet_musa.tokenizer.fbank:Fbank",
+    "phones": "espnet_musa.tokenizer.phones:Phones",
 }
 CORPORA = {
     "mini": "espnet_musa.corpora.mini:prepare",

@@ -27,6 +27,8 @@ class CodecConfig:
     lambda_com: float = 0.1  # commitment, equation 9, summed over the quantizers (O10)
     lambda_spk: float = 1.0  # speaker identity and segment consistency, equation 2
     lambda_sem: float = 1.0  # teacher tokens from the first quantizer, equation 4
+    lambda_f0: float = 10.0  # octaves of F0 where voiced; only the backbone source_filter finds it
+    lambda_voiced: float = 1.0  # cross entropy of voicing, likewise
     reconstruction_conf: dict[str, Any] = field(default_factory=dict)  # of ReconstructionLoss (O20)
     precision: str = "float32"  # float32 | bfloat16: mixed; losses and codebooks stay as they are
 
@@ -41,6 +43,11 @@ class CodecConfig:
     def adversarial(self) -> bool:
         """Whether there are discriminators."""
         return bool(self.lambda_adv or self.lambda_fm)
+
+    @property
+    def sourced(self) -> bool:
+        """Whether the decoder renders F0, so that training wants it."""
+        return self.generator_conf.get("backbone") == "source_filter"
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class VocoderConfig:
 
 @dataclass(frozen=True)
 class F0Config:
-    """`f0_conf` of a vocoder: how F0 is found (see `f0.extract`), in training and afterwards; B5's settings."""
+    """`f0_conf` of a training: how F0 is found (see `f0.extract`), in training and afterwards; B5's settings."""
 
     tracker: str = "yaapt"  # yaapt | harvest | dio | praat
     floor: float = 60.0  # Hz

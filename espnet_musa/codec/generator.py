@@ -18,13 +18,14 @@ from torch.nn import functional as F
 
 from ..errors import UserError, suggest
 from .mel import cleared, inside
+from .pitched import PitchedDecoder
 from .quantizer import Quantized, ResidualBottleneck
-from .remedies import InstanceNorm, reverse_gradient, warp_formants
+from .remedies import InstanceNorm, Perturbation, reverse_gradient, warp_formants
 from .seanet import SeanetDecoder, SeanetEncoder
 from .speaker import SpeakerEncoder
 from .spectral import SpectralDecoder, SpectralEncoder
 
-BACKBONES = ("seanet", "spectral")
+BACKBONES = ("seanet", "spectral", "source_filter")
 FUSIONS = ("add", "concat", "none")
 
 
@@ -40,6 +41,7 @@ class GeneratorOutput(NamedTuple):
         token_logits: (B, n_tokens, F) from the first quantizer; None without semantic head.
         reversal_logits: (B, n_speakers) behind the gradient reversal; None if that is off.
         kept: (B,) boolean, False where `speaker_dropout_prob` took s from the decoder.
+        found: (B, 2, F) octaves and voicing of `PitchedDecoder.find`; None with another decoder.
     """
 
     wav: Tensor
@@ -50,6 +52,7 @@ class GeneratorOutput(NamedTuple):
     token_logits: Tensor | None
     reversal_logits: Tensor | None
     kept: Tensor
+    found: Tensor | None = None
 
 
 def _build(part: type[nn.Module], what: str, conf: dict[str, Any], **fixed: Any) -> Any:
@@ -70,7 +73,10 @@ def _backbone(
     else:
         fixed = {"dimension": dimension, "sample_rate": sample_rate}
         encoder = _build(SpectralEncoder, "encoder_conf", encoder_conf, **fixed)
-        decoder = _build(SpectralDecoder, "decoder_conf", decoder_conf, dimension=dimension)
+        if name == "source_filter":
+            decoder = _build(PitchedDecoder, "decoder_conf", decoder_conf, **fixed)
+        else:
+            decoder = _build(SpectralDecoder, "decoder_conf", decoder_conf, dimension=dimension)
     if encoder.hop != decoder.hop:
         raise UserError(
             f"the encoder's hop is {encoder.hop}, the decoder's {decoder.hop}", expected="the same"
@@ -83,7 +89,8 @@ class MusaGenerator(nn.Module):
 
     Args:
         sample_rate: Hz.
-        backbone: "seanet" (the paper's) or "spectral" (for CPUs).
+        backbone: "seanet" (the paper's), "spectral" (for CPUs), or "source_filter": the spectral encoder, and a decoder
+            that finds F0 in the codes and renders it (`PitchedDecoder`).
         encoder_conf: settings of `SeanetEncoder` or `SpectralEncoder`, without dimension.
         decoder_conf: settings of the decoder, without dimension.
         dimension: D of frames, codes and s.
@@ -97,6 +104,10 @@ class MusaGenerator(nn.Module):
         instance_norm: normalise the frames over time in place of subtracting s (see `without_speaker`); with "add" the
             reconstruction then trains E_s.
         warp_range: in training, move the formants at E_c's input by a random factor within 1 +- warp_range.
+        perturbation: fields of `Perturbation`, with which the encoder, not of backbone "seanet", hears other voices in
+            training than those it shall help to reconstruct.
+        centered: s is told from the mean training speaker's, so that a zero vector is that speaker's voice; see
+            `center`.
         gradient_reversal: weight of a speaker classifier on the time mean of the quantized frames, reversed.
         speaker_dropout_prob: in training, share of items whose decoder gets zero for s (O29).
         detach_speaker: no loss but the speaker losses reaches E_s.
@@ -120,6 +131,8 @@ class MusaGenerator(nn.Module):
         n_tokens: int = 0,
         instance_norm: bool = False,
         warp_range: float = 0.0,
+        perturbation: dict[str, float] | None = None,
+        centered: bool = False,
         gradient_reversal: float = 0.0,
         speaker_dropout_prob: float = 0.0,
         detach_speaker: bool = False,
@@ -137,6 +150,16 @@ class MusaGenerator(nn.Module):
         self.sample_rate, self.dimension, self.speaker_fusion = sample_rate, dimension, speaker_fusion
         self.warp_range, self.gradient_reversal = warp_range, gradient_reversal
         self.speaker_dropout_prob, self.detach_speaker = speaker_dropout_prob, detach_speaker
+        self.perturbation = None
+        if perturbation:
+            if backbone == "seanet":
+                raise UserError(
+                    "perturbation with backbone 'seanet'", expected="an encoder that hears spectra"
+                )
+            self.perturbation = _build(Perturbation, "perturbation", perturbation)
+        self.centered = centered
+        if centered:
+            self.register_buffer("center", torch.zeros(dimension))
         self.encoder, self.decoder = _backbone(
             backbone, encoder_conf or {}, decoder_conf or {}, dimension, sample_rate
         )
@@ -171,19 +194,31 @@ class MusaGenerator(nn.Module):
         """E_s: wav (B, T), lengths (B,) in samples or None -> s (B, D); zeros without speaker encoder."""
         if self.speaker_encoder is None:
             return wav.new_zeros(wav.shape[0], self.dimension)
-        return self.speaker_encoder(wav, lengths)
+        s = self.speaker_encoder(wav, lengths)
+        return s - self.center if self.centered else s
+
+    @torch.no_grad()
+    def recenter(self, mean: Tensor) -> None:
+        """Tell s from `mean` (D,) from now on, the mean s of the training speakers: once, after training.
+
+        What is decoded with s stays the same; a zero vector, of which the decoder knew nothing, becomes a mean voice.
+        """
+        self.center.add_(mean.to(self.center))
 
     def frame_lengths(self, lengths: Tensor | None) -> Tensor | None:
         """Samples (B,) -> frames (B,): ceil(samples / hop)."""
         return None if lengths is None else -(-lengths // self.hop)
 
-    def frames(self, wav: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def frames(
+        self, wav: Tensor, lengths: Tensor | None = None, perturbation: Perturbation | None = None
+    ) -> Tensor:
         """E_c: wav (B, T), T >= 1, lengths (B,) in samples or None -> x (B, D, ceil(T / hop)).
 
         Every recording is continued with zeros up to a whole frame (O28).
         """
         wav = F.pad(cleared(wav, lengths), (0, -wav.shape[1] % self.hop))
-        return self.encoder(wav[:, None], self.frame_lengths(lengths))
+        how = {} if perturbation is None else {"perturbation": perturbation}
+        return self.encoder(wav[:, None], self.frame_lengths(lengths), **how)
 
     def without_speaker(
         self,
@@ -206,10 +241,12 @@ class MusaGenerator(nn.Module):
         """
         if self.instance_norm is not None:
             return self.instance_norm(x, frame_lengths, statistics)
-        return x - s[:, :, None]
+        return x - (s + self.center if self.centered else s)[:, :, None]
 
     def fuse(self, q: Tensor, s: Tensor | None) -> Tensor:
         """Input of the decoder: q (B, D, F) and s (B, D) or None (zero) -> (B, D, F). Frame by frame."""
+        if self.centered:
+            s = self.center.expand(len(q), -1) if s is None else s + self.center
         if self.fusion is not None:
             s = q.new_zeros(q.shape[0], self.dimension) if s is None else s
             return self.fusion(torch.cat([q, s[:, :, None].expand_as(q)], dim=1))
@@ -253,7 +290,12 @@ class MusaGenerator(nn.Module):
         return self.decoder(self.fuse(self.quantizer.decode(codes), s), frame_lengths)[:, 0]
 
     def forward(
-        self, wav: Tensor, wav2: Tensor, lengths: Tensor | None = None, lengths2: Tensor | None = None
+        self,
+        wav: Tensor,
+        wav2: Tensor,
+        lengths: Tensor | None = None,
+        lengths2: Tensor | None = None,
+        f0: Tensor | None = None,
     ) -> GeneratorOutput:
         """Reconstruct a segment; wav (B, T) is encoded, wav2 (B, T2) is another segment of the same recording.
 
@@ -262,11 +304,13 @@ class MusaGenerator(nn.Module):
             wav2: (B, T2): only its speaker embedding is used.
             lengths: (B,) samples of each item of wav; None: T.
             lengths2: (B,) samples of each item of wav2; None: T2.
+            f0: (B, ceil(T / hop)) Hz, 0 where unvoiced, that a decoder with pulses renders; None: what it finds.
         """
         s1, s2 = self.speaker(wav, lengths), self.speaker(wav2, lengths2)
         s = s1.detach() if self.detach_speaker else s1
         warp = self.training and self.warp_range > 0
-        x = self.frames(warp_formants(wav, self.warp_range) if warp else wav, lengths)
+        perturbation = self.perturbation if self.training else None
+        x = self.frames(warp_formants(wav, self.warp_range) if warp else wav, lengths, perturbation)
         frame_lengths = self.frame_lengths(lengths)
         mask = inside(frame_lengths, x.shape[2])
         quantized = self.quantizer(self.without_speaker(x, s, frame_lengths), mask)
@@ -274,8 +318,13 @@ class MusaGenerator(nn.Module):
         if self.training and self.speaker_dropout_prob:
             kept = torch.rand(len(wav), device=wav.device) >= self.speaker_dropout_prob
         fused = self.fuse(quantized.q, s * kept[:, None])
+        if f0 is None:
+            found, made = None, self.decoder(fused, frame_lengths)
+        else:
+            found = self.decoder.find(fused, frame_lengths)
+            made = self.decoder.rendered(fused, f0, frame_lengths)
         return GeneratorOutput(
-            wav=self.decoder(fused, frame_lengths)[:, 0, : wav.shape[1]].float(),
+            wav=made[:, 0, : wav.shape[1]].float(),
             s1=s1,
             s2=s2,
             quantized=quantized,
@@ -285,6 +334,7 @@ class MusaGenerator(nn.Module):
             token_logits=None if self.token_head is None else self.token_head(quantized.q1),
             reversal_logits=self._reversal_logits(quantized.q, mask),
             kept=kept,
+            found=found,
         )
 
     def _reversal_logits(self, q: Tensor, mask: Tensor | None) -> Tensor | None:

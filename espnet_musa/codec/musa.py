@@ -20,6 +20,7 @@ from .discriminators import MusaDiscriminator
 from .gan import NoDiscriminator, Stats, discriminator_terms, generator_terms
 from .generator import GeneratorOutput, MusaGenerator
 from .losses import ReconstructionLoss
+from .pitched import REFERENCE
 
 
 class MusaCodec(AbsGANCodec):
@@ -65,6 +66,7 @@ class MusaCodec(AbsGANCodec):
         audio2: Tensor,
         sids: Tensor,
         semantic: Tensor | None = None,
+        f0: Tensor | None = None,
         audio_lengths: Tensor | None = None,
         audio2_lengths: Tensor | None = None,
         **unused: Tensor,
@@ -77,6 +79,7 @@ class MusaCodec(AbsGANCodec):
             audio2: (B, T2) another segment of each recording.
             sids: (B, 1) speakers; -1: unknown, which no loss counts.
             semantic: (B, F) teacher tokens; -1: none.
+            f0: (B, F) Hz, 0 where unvoiced, for a decoder that renders it.
             audio_lengths: (B,) samples of each segment; None: T.
             audio2_lengths: (B,) likewise.
             unused: lengths that ESPnet adds for every input.
@@ -89,9 +92,9 @@ class MusaCodec(AbsGANCodec):
             if not forward_generator and not self.adversarial:  # in validation; training skips this turn
                 loss, stats = 0 * self.discriminator.nothing.sum(), {}
             else:
-                out = self._generate(audio, audio2, audio_lengths, audio2_lengths)
+                out = self._generate(audio, audio2, audio_lengths, audio2_lengths, f0)
                 if forward_generator:
-                    loss, stats = self._generator_loss(out, audio, sids[:, 0], semantic)
+                    loss, stats = self._generator_loss(out, audio, sids[:, 0], semantic, f0)
                 else:
                     loss, stats = self._discriminator_loss(out, audio)
         stats["loss" if forward_generator else "d_loss"] = loss
@@ -100,7 +103,12 @@ class MusaCodec(AbsGANCodec):
         return {"loss": loss, "stats": stats, "weight": weight, "optim_idx": 0 if forward_generator else 1}
 
     def _generate(
-        self, audio: Tensor, audio2: Tensor, lengths: Tensor | None, lengths2: Tensor | None
+        self,
+        audio: Tensor,
+        audio2: Tensor,
+        lengths: Tensor | None,
+        lengths2: Tensor | None,
+        f0: Tensor | None,
     ) -> GeneratorOutput:
         """The generator's output for a batch: made in the first of its two turns, handed over in the second."""
         if self._cache is not None and self._cache[0] is audio:
@@ -113,7 +121,7 @@ class MusaCodec(AbsGANCodec):
             None if own is None or bool((own == wav.shape[1]).all()) else own
             for own, wav in ((lengths, audio), (lengths2, audio2))
         )
-        out = self.generator(audio, audio2, lengths, lengths2)
+        out = self.generator(audio, audio2, lengths, lengths2, f0)
         self._cache = (audio, out) if self.adversarial else None
         return out
 
@@ -122,7 +130,7 @@ class MusaCodec(AbsGANCodec):
         return discriminator_terms(self.discriminator, audio, out.wav)
 
     def _generator_loss(
-        self, out: GeneratorOutput, audio: Tensor, sids: Tensor, semantic: Tensor | None
+        self, out: GeneratorOutput, audio: Tensor, sids: Tensor, semantic: Tensor | None, f0: Tensor | None
     ) -> tuple[Tensor, Stats]:
         """Equation 10, and the reversed speaker classifier if there is one."""
         # Where the decoder got no s, it cannot know the target: what counts there is to sound like speech.
@@ -134,6 +142,7 @@ class MusaCodec(AbsGANCodec):
             self._adversarial_loss(out.wav, audio, kept),
             self._speaker_loss(out, sids),
             self._semantic_loss(out, semantic),
+            self._pitch_loss(out.found, f0),
         ):
             terms += more
             stats |= named
@@ -179,6 +188,17 @@ class MusaCodec(AbsGANCodec):
         labels = F.pad(semantic, (0, max(0, frames - semantic.shape[1])), value=-1)[:, :frames]
         loss, accuracy = classify(out.token_logits, labels)
         return [self.config.lambda_sem * loss], {"sem": loss, "sem_acc": accuracy}
+
+    def _pitch_loss(self, found: Tensor | None, f0: Tensor | None) -> tuple[list[Tensor], Stats]:
+        """Octaves where voiced, and voicing, of what the decoder found (B, 2, F) in place of F0 (B, F) in Hz."""
+        if found is None or f0 is None:
+            return [], {}
+        voiced = f0 > 0
+        octaves = (f0.clamp(min=1.0) / REFERENCE).log2()
+        error = ((found[:, 0] - octaves).abs() * voiced).sum() / voiced.sum().clamp(min=1)
+        unsure = F.binary_cross_entropy_with_logits(found[:, 1], voiced.float())
+        terms = [self.config.lambda_f0 * error, self.config.lambda_voiced * unsure]
+        return terms, {"f0": error, "voiced": unsure}
 
     def encode(self, x: Tensor, **unused: Any) -> Tensor:
         """ESPnet's interface: waveforms (B, 1, T) -> codes (Q, B, F)."""

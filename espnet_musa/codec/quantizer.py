@@ -203,6 +203,8 @@ class ResidualBottleneck(nn.Module):
         dimension: D, of the frames and of every code: no projection (O7).
         n_quantizers: Q.
         codebook_size: K, one for all quantizers or one for each.
+        dropout: in training, share of the items that pass on a random number of quantizers only, 1 to Q - 1, so that
+            each number of them can be decoded (Zeghidour et al., 2021, section III-D).
         codebook: further settings of `Codebook`.
 
     Raises:
@@ -214,6 +216,7 @@ class ResidualBottleneck(nn.Module):
         dimension: int = 512,
         n_quantizers: int = 8,
         codebook_size: int | Sequence[int] = 1024,
+        dropout: float = 0.0,
         **codebook: int | float,
     ) -> None:
         super().__init__()
@@ -223,7 +226,9 @@ class ResidualBottleneck(nn.Module):
                 f"codebook_size {codebook_size} for {n_quantizers} quantizers",
                 expected="one size, or one for each of at least one quantizer",
             )
-        self.dimension, self.codebook_sizes = dimension, tuple(sizes)
+        if not 0 <= dropout <= 1:
+            raise UserError(f"dropout {dropout} of the quantizers", expected="0 to 1")
+        self.dimension, self.codebook_sizes, self.dropout = dimension, tuple(sizes), dropout
         self.layers = nn.ModuleList(Codebook(size, dimension, **codebook) for size in sizes)
 
     @property
@@ -244,10 +249,12 @@ class ResidualBottleneck(nn.Module):
             frames = x.float().transpose(1, 2).flatten(0, 1)  # (N, D)
             valid = None if mask is None else mask.flatten()
             total, parts, codes, losses, usage = torch.zeros_like(frames), [], [], [], []
+            passed, given = self._passed(x), torch.zeros_like(frames)
             for layer, size in zip(self.layers, self.codebook_sizes, strict=True):
                 residual = frames - total
                 index, quantized = layer(residual.detach(), valid)
                 total = total + quantized
+                given = total if passed is None else torch.where(passed > len(parts), total, given)
                 error, counted = residual - quantized, index
                 if valid is not None:
                     error, counted = error[valid], index[valid]
@@ -259,10 +266,18 @@ class ResidualBottleneck(nn.Module):
             x = x.float()
             q, q1 = (
                 x + (value.unflatten(0, (len(x), -1)).transpose(1, 2) - x).detach()
-                for value in (total, parts[0])
+                for value in (given, parts[0])
             )
         codes = torch.stack(codes).unflatten(1, (len(x), -1))
         return Quantized(q, q1, codes, torch.stack(losses).sum(), torch.stack(usage))
+
+    def _passed(self, x: Tensor) -> Tensor | None:
+        """How many quantizers of each frame of x (B, D, F) are passed on: (B * F, 1), or None for all of all."""
+        if not self.training or not self.dropout or self.n_quantizers == 1:
+            return None
+        some = torch.randint(1, self.n_quantizers, (len(x),), device=x.device)
+        drawn = torch.rand(len(x), device=x.device) < self.dropout
+        return torch.where(drawn, some, self.n_quantizers).repeat_interleave(x.shape[2])[:, None]
 
     @torch.no_grad()
     def encode(self, x: Tensor, n: int | None = None) -> Tensor:

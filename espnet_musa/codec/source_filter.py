@@ -89,6 +89,7 @@ class SourceFilterDecoder(SpectralDecoder):
         hop: samples a frame, even.
         bands: of a filter, evenly spaced on the mel scale, with straight lines between them.
         sample_rate: Hz.
+        minimum_phase: filters ring after a pulse, as a vocal tract does, instead of before and after it alike.
 
     Attributes:
         context: frames on either side that a frame's samples depend on.
@@ -108,6 +109,7 @@ class SourceFilterDecoder(SpectralDecoder):
         hop: int = 320,
         bands: int = 80,
         sample_rate: int = 16000,
+        minimum_phase: bool = False,
     ) -> None:
         super().__init__(dimension, channels, layers, expansion, kernel_size, n_fft, hop)
         if hop % 2 or not 2 <= bands <= n_fft // 2:
@@ -115,7 +117,7 @@ class SourceFilterDecoder(SpectralDecoder):
                 f"source_filter backbone with hop {hop}, bands {bands}",
                 expected="an even hop, 2 to n_fft / 2 bands",
             )
-        self.sample_rate = sample_rate
+        self.sample_rate, self.minimum_phase = sample_rate, minimum_phase
         self.backbone.out = nn.Linear(channels, 2 * bands)
         nn.init.trunc_normal_(self.backbone.out.weight, std=0.02)
         with torch.no_grad():
@@ -143,7 +145,8 @@ class SourceFilterDecoder(SpectralDecoder):
             with torch.no_grad():
                 sources = pulses(pitch, self.hop, self.sample_rate), noise.transpose(1, 2)
                 spectra = [self._spectrum(source * ones) for source in sources]
-            filters = (logs.to(frames.dtype).unflatten(2, (2, -1)) @ self.lines).clamp(max=5.0).exp()
+            filters = (logs.to(frames.dtype).unflatten(2, (2, -1)) @ self.lines).clamp(max=5.0)
+            filters = _minimum_phase(filters).exp() if self.minimum_phase else filters.exp()
             spectrum = sum(own * filters[:, :, i] for i, own in enumerate(spectra))
             parts = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
             wav, weight = self._overlap_add(parts * ones), self._overlap_add(ones * self.window.square())
@@ -155,6 +158,18 @@ class SourceFilterDecoder(SpectralDecoder):
         margin = (self.n_fft - self.hop) // 2
         wav = nn.functional.pad(source.flatten(1), (margin, margin))
         return torch.fft.rfft(wav.unfold(1, self.n_fft, self.hop) * self.window)
+
+
+def _minimum_phase(level: Tensor) -> Tensor:
+    """Log magnitudes (..., n_fft / 2 + 1) -> logarithm of the causal filter with these magnitudes, complex.
+
+    Oppenheim and Schafer, "Discrete-time signal processing": the cepstrum folded onto positive quefrencies.
+    """
+    n_fft = 2 * (level.shape[-1] - 1)
+    fold = level.new_zeros(n_fft)
+    fold[0] = fold[n_fft // 2] = 1
+    fold[1 : n_fft // 2] = 2
+    return torch.fft.rfft(torch.fft.irfft(level, n=n_fft) * fold)
 
 
 def _lines(bands: int, n_fft: int, sample_rate: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from .mel import cleared, inside, mel_filters
+from .remedies import Perturbation
 from .streaming import Overlap, Stream
 
 
@@ -42,7 +43,7 @@ class ConvNeXtBlock(nn.Module):
         return x + self.scale * self.narrow(F.gelu(self.wide(self.norm(y))))
 
 
-class _Backbone(nn.Module):
+class Backbone(nn.Module):
     """Convolution, normalisation, ConvNeXt blocks, normalisation, linear layer: (B, F, I) -> (B, F, O)."""
 
     def __init__(
@@ -112,19 +113,22 @@ class SpectralEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check(n_fft, hop, layers, kernel_size)
-        self.hop, self.n_fft, self.dimension = hop, n_fft, dimension
+        self.hop, self.n_fft, self.dimension, self.sample_rate = hop, n_fft, dimension, sample_rate
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filters", mel_filters(sample_rate, n_fft, n_mels), persistent=False)
-        self.backbone = _Backbone(n_mels, dimension, channels, layers, expansion, kernel_size)
+        self.backbone = Backbone(n_mels, dimension, channels, layers, expansion, kernel_size)
         self._margin = (n_fft - hop) // 2
         self.context = self.backbone.context + ceil(self._margin / hop)
 
-    def forward(self, wav: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, wav: Tensor, lengths: Tensor | None = None, perturbation: Perturbation | None = None
+    ) -> Tensor:
         """Encode waveforms.
 
         Args:
             wav: (B, 1, T).
             lengths: (B,) frames of each item, 1 to ceil(T / hop); None: all.
+            perturbation: of the spectrum; None: none.
 
         Returns:
             (B, D, ceil(T / hop)).
@@ -134,7 +138,10 @@ class SpectralEncoder(nn.Module):
             wav = F.pad(wav.float(), (self._margin, self._margin + -wav.shape[1] % self.hop))
             spectrum = torch.fft.rfft(wav.unfold(1, self.n_fft, self.hop) * self.window)
             power = spectrum.real.square() + spectrum.imag.square()
-            mel = ((power + 1e-16).sqrt() @ self.filters).clamp(min=1e-5).log()
+            magnitude = (power + 1e-16).sqrt()
+            if perturbation is not None:
+                magnitude = perturbation(magnitude, self.sample_rate)
+            mel = (magnitude @ self.filters).clamp(min=1e-5).log()
         return self.backbone(mel, lengths).transpose(1, 2)
 
     def stream(self) -> Stream:
@@ -172,7 +179,7 @@ class SpectralDecoder(nn.Module):
         _check(n_fft, hop, layers, kernel_size)
         self.hop, self.n_fft, self.dimension = hop, n_fft, dimension
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.backbone = _Backbone(dimension, n_fft + 2, channels, layers, expansion, kernel_size)
+        self.backbone = Backbone(dimension, n_fft + 2, channels, layers, expansion, kernel_size)
         self.context = self.backbone.context + ceil((n_fft - hop) / 2 / hop)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:

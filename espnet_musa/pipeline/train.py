@@ -102,7 +102,7 @@ def _arguments(
     for part in PARTS:
         place = partial / "data" / part
         inputs = [("wav.scp", "audio", "sound"), ("utt2sid", "sids", "text_int")]
-        inputs += training.inputs if training.tokens else []
+        inputs += training.inputs
         own[f"{part}_data_path_and_name_and_type"] = [(str(place / file), *rest) for file, *rest in inputs]
         own[f"{part}_shape_file"] = [str(place / "audio_shape")]
     vars(arguments).update(own)

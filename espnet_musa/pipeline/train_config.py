@@ -23,7 +23,7 @@ _ESPNET = (
     "wandb_project", "wandb_id", "wandb_entity", "wandb_name", "wandb_model_log_interval", "max_cache_size",
     "detect_anomaly",
 )  # fmt: skip
-SETTINGS = ("codec", "codec_conf", *_ESPNET)
+SETTINGS = ("codec", "codec_conf", "f0_conf", *_ESPNET)
 VOCODER_SETTINGS = ("vocoder", "vocoder_conf", "f0_conf", "peak", *_ESPNET)
 
 
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def f0(self) -> F0Config:
-        """How a vocoder's F0 is found."""
+        """How the F0 that a decoder renders is found."""
         return config.from_dict(F0Config, self.settings.get("f0_conf", {}), self.file, {})
 
 

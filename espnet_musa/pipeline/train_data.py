@@ -85,13 +85,15 @@ def _check_tokens(tokens: np.ndarray, samples: int, n_tokens: int, problems: Pro
 
 
 def split(utterances: dict[str, Utterance], seed: int) -> tuple[list[str], list[str]]:
-    """Utterances to train on and to validate on, both in random order; a speaker's last one is never held out.
+    """Utterances to train on and to validate on, both in random order.
+
+    A speaker's last one is not held out, unless no speaker has two.
 
     Returns:
-        training and validation, whose speakers all occur in training.
+        training and validation.
 
     Raises:
-        UserError: if no speaker has two utterances.
+        UserError: if there are too few to hold any out.
     """
     utts = sorted(utterances)
     order = [utts[i] for i in generator(seed, "musa", "all", "order").permutation(len(utts))]
@@ -106,9 +108,12 @@ def split(utterances: dict[str, Utterance], seed: int) -> tuple[list[str], list[
         if len(held_out) < min(wanted, len(utts) // 4 + 1) and left[speaker] > 1:
             left[speaker] -= 1
             held_out.add(utt)
+    if not held_out:  # then whole speakers, of whom only the speaker losses know nothing
+        held_out = set(order[: min(wanted, (len(utts) - 1) // 2)])
     if not held_out:
         raise UserError(
-            "no speaker has two utterances", expected="some to validate on, of speakers to train on"
+            f"{len(utts)} utterances of {len(left)} speakers",
+            expected="some to validate on besides those to train on",
         )
     return [utt for utt in order if utt not in held_out], [utt for utt in order if utt in held_out]
 

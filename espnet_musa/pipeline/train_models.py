@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,16 @@ class CodecTraining:
     """
 
     conf = "codec_conf"
-    inputs = (
-        ("tokens.scp", "semantic", "kaldi_ark"),
-    )  # besides audio and speakers, of those that are written
 
     def __init__(self, job: Job, root: Path) -> None:
         self.job, self.root = job, root
         self.tokens = job.tokens if job.conf.lambda_sem else None
+
+    @property
+    def inputs(self) -> list[tuple[str, str, str]]:
+        """Besides audio and speakers, of the files that are written: name, input, ESPnet's type."""
+        found = [("tokens.scp", "semantic", "kaldi_ark")] if self.tokens else []
+        return [*found, ("f0.scp", "f0", "kaldi_ark")] if self.job.conf.sourced else found
 
     @property
     def task(self) -> Any:
@@ -49,8 +53,8 @@ class CodecTraining:
         return MusaTask
 
     def track(self, sets: list[DataDir], place: Path) -> dict[str, str]:
-        """F0 of all utterances: none is needed."""
-        return {}
+        """F0 of all utterances, utterance -> <ark>:<offset>, in Hz; none for a decoder that does not render it."""
+        return track(sets, place, self.job.f0, normalize=False) if self.job.conf.sourced else {}
 
     def options(self, partial: Path, n_speakers: int, n_tokens: int) -> dict[str, Any]:
         """Options of the task that depend on the data."""
@@ -66,12 +70,19 @@ class CodecTraining:
         device: str,
     ) -> None:
         """The archive with its speakers."""
+        import torch
+
         from ..codec.speaker_table import embed_speakers
 
         generator = model.codec.generator.to(device).eval()
         conf = model.codec.generator_conf
+        speakers = embed_speakers(generator, sets)
+        if generator.centered:
+            mean = speakers.embeddings.mean(axis=0)
+            generator.recenter(torch.from_numpy(mean))
+            speakers = replace(speakers, embeddings=speakers.embeddings - mean)
         archive.save(partial, generator_conf=conf, state=generator.state_dict(), facts=facts)
-        archive.save_speakers(partial, embed_speakers(generator, sets))
+        archive.save_speakers(partial, speakers)
 
 
 class VocoderTraining:

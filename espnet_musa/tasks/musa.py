@@ -15,6 +15,7 @@ from espnet2.gan_codec.espnet_model import ESPnetGANCodecModel
 from espnet2.tasks.gan_codec import GANCodecTask
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.utils.nested_dict_action import NestedDictAction
 from torch import Tensor
 
 from ..codec.musa import MusaCodec
@@ -55,13 +56,14 @@ class MusaModel(ESPnetGANCodecModel):
 
 
 class MusaTask(LanguageSampling, LoggedTask, GANCodecTask):
-    """Two optimizers (generator, discriminators), three inputs: audio, speaker ids and teacher tokens.
+    """Two optimizers (generator, discriminators), and inputs: audio, speaker ids, teacher tokens, F0.
 
     | name | ESPnet type | content |
     |---|---|---|
     | audio | sound | 16 kHz |
     | sids | text_int | the speaker's number, 0 to n_speakers - 1 |
     | semantic | kaldi_ark | teacher tokens, one a frame; may be absent where lambda_sem is 0 |
+    | f0 | kaldi_ark | Hz, 0 where unvoiced, one a frame; for a decoder that renders it |
     """
 
     trainer = MusaTrainer
@@ -72,6 +74,7 @@ class MusaTask(LanguageSampling, LoggedTask, GANCodecTask):
         """ESPnet's options of a GAN codec, and the length of the crops; defaults that suit them."""
         super().add_task_arguments(parser)
         parser.add_argument("--segment_length", type=int, default=32000, help="samples of a crop")
+        parser.add_argument("--f0_conf", action=NestedDictAction, default={}, help="tracker, floor, ceiling")
         parser.set_defaults(**DEFAULTS)
 
     @classmethod
@@ -92,7 +95,7 @@ class MusaTask(LanguageSampling, LoggedTask, GANCodecTask):
     @classmethod
     def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
         """Names of the inputs that may be there."""
-        return () if inference else ("semantic",)
+        return () if inference else ("semantic", "f0")
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> MusaModel:

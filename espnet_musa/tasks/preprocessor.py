@@ -66,11 +66,11 @@ class MusaPreprocessor(AbsPreprocessor):
 
         Args:
             uid: utterance.
-            data: `audio` (T,), `sids` (1,) and, with a teacher, `semantic` (F,).
+            data: `audio` (T,), `sids` (1,), with a teacher `semantic` (F,), for a decoder that renders it `f0` (F,).
 
         Returns:
-            `audio` and `audio2` (T',), T' = min(T, segment_length), `sids` (1,) and `semantic` (ceil(T' / hop),), where
-            frames without a token (the teacher has one frame fewer than the codec) are `IGNORED`.
+            `audio` and `audio2` (T',), T' = min(T, segment_length), `sids` (1,), `f0` (ceil(T' / hop),) and `semantic`
+            of that length, where frames without a token (the teacher has one frame fewer than the codec) are `IGNORED`.
         """
         check_speaker(uid, data["sids"][0], self.n_speakers)
         wav = data["audio"]
@@ -78,8 +78,10 @@ class MusaPreprocessor(AbsPreprocessor):
         last = max(0, len(wav) - self.segment_length) // self.hop
         first, second = rng.integers(0, last, size=2, endpoint=True)
         out = {"audio": self._crop(wav, first), "audio2": self._crop(wav, second), "sids": data["sids"]}
+        frames = -(-len(out["audio"]) // self.hop)
+        if "f0" in data:
+            out["f0"] = np.asarray(data["f0"], np.float32)[first : first + frames]
         if "semantic" in data:
-            frames = -(-len(out["audio"]) // self.hop)
             tokens = np.asarray(data["semantic"][first : first + frames], np.int64)
             out["semantic"] = np.pad(tokens, (0, frames - len(tokens)), constant_values=IGNORED)
         return out
