@@ -1,6 +1,6 @@
 """MUSA's inference: against the bare networks, in batches, real-time factors, where the time goes, memory.
 
-python benchmarks/bench_musa_infer.py [--models musa_en musa_small musa_mini] [--minutes 10] [--device cpu]
+python benchmarks/bench_musa_infer.py [--models musa_en musa_en_spectral musa_mini] [--minutes 10] [--device cpu]
 
 Weights are random: times do not depend on them. Threads: as many as the environment says (OMP_NUM_THREADS).
 """

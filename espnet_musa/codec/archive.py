@@ -32,6 +32,7 @@ CONFIG, WEIGHTS, SPEAKERS = "config.json", "model.safetensors", "speakers.safete
 EXTRA = ("config.yaml", "musa.yaml")  # of the training, packed along where they are
 HEADS = ("speaker_classifier", "token_head", "reversal_classifier")  # submodules that only losses use
 NO_HEADS = {"n_speakers": 0, "n_tokens": 0, "gradient_reversal": 0.0}
+SHIPPED = Path(__file__).parents[1] / "shipped"  # models that come with the repository, a folder each
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of the files in a zip: the same content gives the same bytes
 
@@ -58,7 +59,7 @@ def save(
 
 
 def write(directory: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """The two files of any model here: what it is, and its weights."""
+    """The two files of any model here: what it is, and its weights, in the precision given; `load` takes them all."""
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -157,13 +158,15 @@ def find(name: str, *, download: bool = False) -> Path:
     """The place of an archive.
 
     Args:
-        name: path of a directory or a zip, or an id of Hugging Face's hub (`organisation/model`).
+        name: of a model that comes with the repository, path of a directory or a zip, or an id of Hugging Face's hub
+            (`organisation/model`).
         download: fetch from the hub what its cache lacks.
 
     Raises:
         UserError: if there is no such archive, or the hub cannot be reached.
     """
-    place = Path(name)
+    shipped = sorted(path.name for path in SHIPPED.glob("*") if (path / CONFIG).is_file())
+    place = SHIPPED / name if name in shipped else Path(name)
     if place.exists():
         for file in (CONFIG, WEIGHTS):
             if not _has(place, file):
@@ -173,7 +176,10 @@ def find(name: str, *, download: bool = False) -> Path:
         return place
     if not _HUB_ID.fullmatch(name):
         raise UserError(
-            "no such model", path=name, expected="a directory, a zip, or an id of Hugging Face's hub"
+            "no such model",
+            path=name,
+            expected="a directory, a zip, an id of Hugging Face's hub, or a model that is here: "
+            + (", ".join(shipped) or "there is none"),
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
