@@ -12,7 +12,10 @@ from espnet_musa.errors import UserError
 SIZES = {
     "seanet": {"channels": 4, "lstm_layers": 1},
     "spectral": {"channels": 24, "layers": 2},
+    "source_filter": {"channels": 24, "layers": 2},
 }
+# Rounding errors of F0 add up in the phase of the pulses.
+TOLERANCE = {"seanet": 1e-5, "spectral": 1e-5, "source_filter": 1e-3}
 
 
 def generator(backbone: str = "spectral", **more) -> MusaGenerator:
@@ -29,7 +32,7 @@ def speech(batch: int = 3, samples: int = 6400, seed: int = 1) -> torch.Tensor:
     return 0.1 * torch.randn(batch, samples, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("backbone", ["seanet", "spectral"])
+@pytest.mark.parametrize("backbone", list(SIZES))
 @pytest.mark.parametrize("fusion", ["add", "concat", "none"])
 def test_training_step_and_inference(backbone, fusion):
     net = generator(backbone, speaker_fusion=fusion)
@@ -43,13 +46,13 @@ def test_training_step_and_inference(backbone, fusion):
     out = net(speech(), speech(seed=2))
     codes, s = net.encode(speech())
     assert torch.equal(codes, out.quantized.codes) and torch.allclose(s, out.s1, atol=1e-6)
-    assert torch.allclose(net.decode(codes, s), out.wav, atol=1e-5)
+    assert torch.allclose(net.decode(codes, s), out.wav, atol=TOLERANCE[backbone])
     anonymized = net.decode(codes)
     assert torch.equal(anonymized, net.decode(codes, torch.zeros_like(s)))
     assert torch.allclose(anonymized, net.decode(codes, s), atol=1e-7) == (fusion == "none")
 
 
-@pytest.mark.parametrize("backbone", ["seanet", "spectral"])
+@pytest.mark.parametrize("backbone", list(SIZES))
 @pytest.mark.parametrize("samples", [1, 319, 320, 321, 16000])
 def test_every_length(backbone, samples):
     net = generator(backbone).eval()
@@ -60,7 +63,7 @@ def test_every_length(backbone, samples):
         assert wav.shape == (2, codes.shape[2] * 320) and wav.isfinite().all()
 
 
-@pytest.mark.parametrize("backbone", ["seanet", "spectral"])
+@pytest.mark.parametrize("backbone", list(SIZES))
 def test_a_padded_batch_gives_what_each_recording_gives(backbone):
     net = generator(backbone, instance_norm=True).eval()
     lengths = torch.tensor([6400, 3000, 1])
@@ -72,7 +75,8 @@ def test_a_padded_batch_gives_what_each_recording_gives(backbone):
         own, embedding = net.encode(wav[i : i + 1, :samples])
         assert torch.allclose(embedding[0], s[i], atol=1e-5)
         assert torch.equal(own[:, 0], codes[:, i, :count])
-        assert torch.allclose(net.decode(own, embedding)[0], decoded[i, : count * 320], atol=1e-5)
+        made = net.decode(own, embedding)[0]
+        assert torch.allclose(made, decoded[i, : count * 320], atol=TOLERANCE[backbone])
 
 
 @pytest.mark.parametrize("fusion", ["add", "concat"])

@@ -111,8 +111,11 @@ def test_validation_knows_its_speakers(counts):
     assert len(every) < 40 or (training, held_out) != split(every, 1)
 
 
-def test_speakers_of_one_utterance_cannot_be_held_out():
-    with pytest.raises(UserError, match="no speaker has two utterances"):
+def test_speakers_of_one_utterance_are_held_out_if_there_are_no_others():
+    every = utterances(dict.fromkeys("abcdefgh", 1))
+    training, held_out = split(every, 0)
+    assert sorted([*training, *held_out]) == sorted(every) and 1 <= len(held_out) < len(training)
+    with pytest.raises(UserError, match="2 utterances of 2 speakers; expected some to validate on"):
         split(utterances({"a": 1, "b": 1}), 0)
 
 
