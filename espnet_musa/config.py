@@ -8,6 +8,7 @@ is an error that names file, line and the nearest known key. A variant of a syst
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ ATTACKERS = ("original", "semi")
 _OPTIONS = ("systems=", "evaluators=", "seed=")  # settings that are options of the driver
 VARIANT_KEYS = ("description", "reference", "variant_of", "params")
 IMPORTED = "imported"  # in place of an anonymizer's name: the speech was anonymized elsewhere
+OWN = (":(exclude,glob)egs/*/RESULTS.md", ":(exclude,glob)egs/*/results.json")  # which the report writes
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class System:
     @property
     def probed(self) -> bool:
         """Whether stage 8 asks where identity travels in its model: only MUSA's has quantizers and a speaker vector."""
-        return self.anonymizer == "musa" and self.train is not None
+        return self.anonymizer == "musa"
 
     @property
     def imported(self) -> bool:
@@ -159,6 +161,24 @@ class EvaluatorConfig:
     def by_language(self) -> bool:
         """Whether each language has an attacker of its own, trained on the set of role `attack_train` in it."""
         return bool(self.params.get("by_language"))
+
+
+def commit(root: Path = ROOT) -> str:
+    """State of the code: tag or commit, `-dirty` if a tracked file differs; "unknown" without version control."""
+    if not (root / ".git").exists():  # an installed copy may lie inside another project's repository
+        return "unknown"
+    git = ["git", "-C", str(root)]
+    try:
+        name = subprocess.run(
+            [*git, "describe", "--always", "--abbrev=12"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *OWN],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name}-dirty" if changed else name
 
 
 def conf_file(recipe_dir: Path, kind: str, name: str) -> Path:

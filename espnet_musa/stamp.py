@@ -132,7 +132,9 @@ def _change(name: str, old: Any, new: Any, most: int = 5) -> str:
     return f"{name} ({', '.join(differing[:most])}{more})"
 
 
-def finish(out: Path, stage: str, *, counts: dict[str, int], seconds: float) -> None:
+def finish(
+    out: Path, stage: str, *, counts: dict[str, int], seconds: float, commit: str | None = None
+) -> None:
     """Publish the partial directory of `out`: stamp it, then rename.
 
     Args:
@@ -140,6 +142,7 @@ def finish(out: Path, stage: str, *, counts: dict[str, int], seconds: float) -> 
         stage: name of the stage.
         counts: what the output holds (utterances, ...).
         seconds: wall time that it took; the one entry that differs between two equal runs.
+        commit: of the code that made it, where that is worth keeping; see `config.commit`.
     """
     partial = partial_of(out)
     plan = partial / PLAN
@@ -151,6 +154,7 @@ def finish(out: Path, stage: str, *, counts: dict[str, int], seconds: float) -> 
             "counts": counts,
             "seconds": round(seconds, 1),
             "version": __version__,
+            **({} if commit is None else {"commit": commit}),
         },
     )
     for left in partial.rglob("*.tmp"):  # of killed jobs

@@ -21,14 +21,14 @@ from PIL import Image
 
 from espnet_musa import config, stamp
 from espnet_musa.bin import report as verb
-from espnet_musa.config import Recipe
+from espnet_musa.config import Recipe, commit
 from espnet_musa.data.audio import read_audio
 from espnet_musa.data.datadir import DataDir
 from espnet_musa.errors import UserError
 from espnet_musa.report import examples, figures, html, markdown, provenance, scores, tables
 from espnet_musa.report import results as results_module
 from espnet_musa.report.build import build
-from espnet_musa.report.results import collect, commit, versions
+from espnet_musa.report.results import collect, versions
 
 RECIPE = Recipe(
     name="made <up>", systems=report_tree.SYSTEMS, evaluators=("asv_resemblyzer", "pitch"), corpora={}

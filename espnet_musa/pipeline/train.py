@@ -63,7 +63,7 @@ def _train(training: CodecTraining | VocoderTraining, seed: int, device: str, fo
     if partial is None:
         log.info("train: %s is up to date", out)
         return
-    started = time.monotonic()
+    started, code = time.monotonic(), config.commit()
     n_tokens = store.n_tokens(root / "exp" / "tokens" / tokens) if tokens else 0
     balanced = job.settings.get("language_temperature") is not None
     utterances = gather(sets, places, n_tokens, by_language=balanced)
@@ -81,7 +81,7 @@ def _train(training: CodecTraining | VocoderTraining, seed: int, device: str, fo
     counts |= {"utterances": len(utterances), "speakers": len(speakers)}
     facts = {"train": job.name, "tokens": tokens, "seed": seed, "sample_rate": SAMPLE_RATE}
     publish(training, partial, arguments, facts | counts, sets, device)
-    stamp.finish(out, "train", counts=counts, seconds=time.monotonic() - started)
+    stamp.finish(out, "train", counts=counts, seconds=time.monotonic() - started, commit=code)
     tidy(out)
 
 

@@ -11,12 +11,11 @@ import dataclasses
 import importlib.metadata
 import itertools
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from .. import __version__, config, registry, stamp
-from ..config import ROOT, EvaluatorConfig, Recipe
+from ..config import EvaluatorConfig, Recipe, commit
 from ..data.datadir import DataDir, list_sets
 from ..errors import Problems, UserError
 from ..evaluators.base import Metric
@@ -43,25 +42,6 @@ PACKAGES = (
     "torchaudio",
     "transformers",
 )
-OWN = (":(exclude,glob)egs/*/RESULTS.md", ":(exclude,glob)egs/*/results.json")
-
-
-def commit(root: Path = ROOT) -> str:
-    """State of the code: tag or commit, `-dirty` if a tracked file differs; "unknown" without version control."""
-    if not (root / ".git").exists():  # an installed copy may lie inside another project's repository
-        return "unknown"
-    git = ["git", "-C", str(root)]
-    try:
-        name = subprocess.run(
-            [*git, "describe", "--always", "--abbrev=12"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *OWN],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{name}-dirty" if changed else name
 
 
 def versions() -> dict[str, str]:
