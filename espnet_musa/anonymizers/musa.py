@@ -40,15 +40,15 @@ class Musa(Anonymizer):
 
     In Python, on arrays:
 
-        >>> anonymizer = Musa.from_pretrained("exp/models/musa_mini")   # a directory, a zip or an id of the hub
-        >>> anonymized = anonymizer(wav, 16000)                         # (T,) float32 -> (T,) float32
+        >>> anonymizer = Musa.from_pretrained("musa_small")  # comes with the repository; or a directory, zip, hub id
+        >>> anonymized = anonymizer(wav, 16000)              # (T,) float32 -> (T,) float32
     """
 
     @dataclass(frozen=True)
     class Params:
         """Which model, and what of a recording the decoder gets."""
 
-        model: str = ""  # directory, zip, or id of Hugging Face's hub; empty: what the system's training made
+        model: str = ""  # see `archive.find`; empty: what the system's training made
         quantizers: int = 0  # keep so many, from the first; the others count as zero; 0: keep all
         blend: float = 0.0  # share of the own embedding, 0 (zero vector) to 1, if the target says none
         batch_seconds: float | None = None  # of audio at once; null: 8 on a CPU (caches), 120 on a GPU
@@ -70,7 +70,8 @@ class Musa(Anonymizer):
         """A ready anonymizer.
 
         Args:
-            model: an archive (directory or zip), or an id of Hugging Face's hub, fetched if need be.
+            model: one that comes with the repository, an archive (directory or zip), or an id of Hugging Face's hub,
+                fetched if need be.
             device: cpu, cuda, cuda:1, ...
             params: further `Params`.
 
@@ -182,7 +183,7 @@ class Musa(Anonymizer):
         if not self.params.model:
             raise UserError(
                 "the system names no model, and no training that makes one",
-                expected="params.model: a directory, a zip or an id of Hugging Face's hub, or train: <training>",
+                expected="params.model: a name, directory, zip or id of Hugging Face's hub, or train: <training>",
             )
         return archive.find(self.params.model)
 

@@ -12,7 +12,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from .. import __version__, stamp
+from .. import __version__, config, registry, stamp
 from ..config import ROOT, Recipe
 from ..data.datadir import list_sets
 from ..errors import Problems, UserError
@@ -64,6 +64,7 @@ def check(recipe: Recipe, root: Path) -> dict:
             problems.add(str(error))
     except UserError as error:
         problems.add(str(error))
+    _check_models(recipe, root, problems)
     problems.raise_if_any()
     torch = __import__("torch")
     return {
@@ -88,6 +89,19 @@ def _check_corpora(recipe: Recipe, problems: Problems) -> None:
                 problems.add("no such directory", path=place, hint=f"{hint} names it")
             elif not any(place.iterdir()):
                 problems.add("an empty directory", path=place, hint=f"{hint} names it")
+
+
+def _check_models(recipe: Recipe, root: Path, problems: Problems) -> None:
+    """Models that systems name, and that no stage makes."""
+    for name in recipe.systems:
+        system = config.load_system(recipe, name, root)
+        if not system.params.get("model"):
+            continue
+        plugin = registry.resolve(registry.ANONYMIZERS, "anonymizer", system.anonymizer)
+        try:
+            plugin(**system.params).fingerprint()
+        except UserError as error:
+            problems.add(f"system '{name}': {error}")
 
 
 def main(argv: list[str]) -> None:

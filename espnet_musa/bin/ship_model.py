@@ -2,7 +2,9 @@
 
 python -m espnet_musa.bin.ship_model egs/musa_small/exp/models/musa_small musa_small --sample speech.wav
 
-Run it again once the recipe has measured the model: the card then quotes its results.
+It is refused if what it makes of the sample differs from what the trained model makes, or if it has more than 40 MB.
+`conf/cards/<name>.yaml` has what no other file knows. Run it again once the recipe has measured the model: the card
+then has its numbers.
 """
 
 from __future__ import annotations
@@ -10,9 +12,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .. import config, stamp
 from ..config import ROOT
-from ..pipeline.shipping import ship
+from ..pipeline.shipping import PRECISIONS, Facts, ship
+from ..report.card import CardConfig, card, numbers
 from .common import run_verb
+
+
+def about(facts: Facts) -> dict[str, str]:
+    """Lines of a card: what a model consists of."""
+    rate = facts.config["sample_rate"]
+    found = {
+        "parameters": f"{facts.parameters / 1e6:.1f} M, {facts.precision}; what it makes differs by "
+        f"{facts.difference:.0f} dB from what the trained model makes",
+        "encoder, decoder": " and ".join(f"`{name}`" for name in facts.parts) + f", {facts.dimension} wide",
+        "codebooks": ", ".join(map(str, facts.codebooks)) + " codes",
+        "audio": f"{rate} Hz mono, a frame every {1000 * facts.hop / rate:g} ms",
+    }
+    if facts.voices:
+        found["other voices"] = f"mean embeddings of {facts.voices} training speakers, without names"
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -22,10 +41,25 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("model", type=Path, help="directory of a trained model")
     parser.add_argument("name", help="by which it is loaded from then on")
-    parser.add_argument("--sample", type=Path, required=True, help="speech to compare both precisions on, 16 kHz mono")
+    parser.add_argument("--sample", type=Path, required=True, help="speech to compare both on, 16 kHz mono")
     parser.add_argument("--recipe", type=Path, help="that has measured it; default: egs/<name>")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the weights; default: %(default)s"
+    )
     args = parser.parse_args(argv)
-    print(ship(args.model, args.name, args.sample, args.recipe or ROOT / "egs" / args.name))
+    recipe = args.recipe or ROOT / "egs" / args.name
+    conf = config.load(CardConfig, config.conf_file(recipe, "cards", args.name))
+    results = recipe / "results.json"
+    measured = numbers(stamp.read_json(results) if results.is_file() else None, args.name)
+    print(
+        ship(
+            args.model,
+            args.name,
+            args.sample,
+            lambda facts: card(args.name, conf, facts.config, about(facts), measured),
+            precision=args.precision,
+        )
+    )
 
 
 if __name__ == "__main__":

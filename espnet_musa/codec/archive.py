@@ -1,7 +1,7 @@
 """A trained MUSA generator as a directory or one zip: configuration, weights, and speakers to convert into.
 
     config.json           model_type "musa", the generator's keyword arguments, facts of the training
-    model.safetensors     weights that inference needs; the heads of the training losses are left out
+    model.safetensors     weights that inference needs, in single or half precision; loaded, they are single
     speakers.safetensors  optional: mean embeddings of the training speakers (see `speaker_table`)
 
 So far Hugging Face's convention. A zip made by `pack` holds a meta.yaml besides, so that ESPnet's `unpack` reads it.
@@ -17,10 +17,11 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +33,7 @@ CONFIG, WEIGHTS, SPEAKERS = "config.json", "model.safetensors", "speakers.safete
 EXTRA = ("config.yaml", "musa.yaml")  # of the training, packed along where they are
 HEADS = ("speaker_classifier", "token_head", "reversal_classifier")  # submodules that only losses use
 NO_HEADS = {"n_speakers": 0, "n_tokens": 0, "gradient_reversal": 0.0}
+AVERAGES = (".embed_avg", ".cluster_size", ".initialized")  # buffers of codebooks that only training reads
 SHIPPED = Path(__file__).parents[1] / "shipped"  # models that come with the repository, a folder each
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of the files in a zip: the same content gives the same bytes
@@ -49,13 +51,21 @@ def save(
     Args:
         directory: made if it is not there.
         generator_conf: keyword arguments of `MusaGenerator`.
-        state: its `state_dict()`; training heads are dropped.
+        state: its `state_dict()`; what only training needs is dropped.
         facts: what else is worth knowing: sample_rate (Hz), train, tokens, seed, steps.
     """
     head = {"model_type": "musa", "architectures": ["MusaGenerator"], "generator": generator_conf}
-    kept = {name: value for name, value in state.items() if not name.startswith(HEADS)}
-    write(Path(directory), {**head, **facts}, kept)
+    write(Path(directory), {**head, **facts}, for_inference(state))
     (Path(directory) / SPEAKERS).unlink(missing_ok=True)
+
+
+def for_inference(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a generator without heads of losses and without the averages that codebooks learn by."""
+    return {
+        name: value
+        for name, value in state.items()
+        if not (name.startswith(HEADS) or name.endswith(AVERAGES))
+    }
 
 
 def write(directory: Path, config: dict[str, Any], state: dict[str, Tensor]) -> None:
@@ -99,7 +109,8 @@ def load(place: str | Path, device: str = "cpu") -> MusaGenerator:
             raise UserError(
                 f"'generator' is no configuration of MUSA: {error}", path=Path(place) / CONFIG
             ) from None
-    fill(generator, state, weights)
+    fresh = {name: value for name, value in generator.state_dict().items() if name.endswith(AVERAGES)}
+    fill(generator, fresh | state, weights)
     fold_norms(generator)
     return generator.to(device).eval()
 
@@ -147,11 +158,15 @@ def load_speakers(place: str | Path) -> SpeakerTable | None:
     raw = _read(place, SPEAKERS)
     try:
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-        return SpeakerTable(
-            load_bytes(raw)["embeddings"], tuple(json.loads(header["__metadata__"]["genders"]))
-        )
+        embeddings = load_bytes(raw)["embeddings"].astype(np.float32)
+        return SpeakerTable(embeddings, tuple(json.loads(header["__metadata__"]["genders"])))
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"damaged: {error}", path=Path(place) / SPEAKERS, hint="restore the file") from None
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the repository."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
 
 
 def find(name: str, *, download: bool = False) -> Path:
@@ -165,8 +180,8 @@ def find(name: str, *, download: bool = False) -> Path:
     Raises:
         UserError: if there is no such archive, or the hub cannot be reached.
     """
-    shipped = sorted(path.name for path in SHIPPED.glob("*") if (path / CONFIG).is_file())
-    place = SHIPPED / name if name in shipped else Path(name)
+    known = shipped()
+    place = SHIPPED / name if name in known else Path(name)
     if place.exists():
         for file in (CONFIG, WEIGHTS):
             if not _has(place, file):
@@ -176,11 +191,9 @@ def find(name: str, *, download: bool = False) -> Path:
         return place
     if not _HUB_ID.fullmatch(name):
         raise UserError(
-            "no such model",
-            path=name,
-            expected="a directory, a zip, an id of Hugging Face's hub, or a model that is here: "
-            + (", ".join(shipped) or "there is none"),
-        )
+            f"no such model{suggest(name, known)}", path=name,
+            expected="a directory, a zip, an id of Hugging Face's hub, or a model that comes with the repository",
+        )  # fmt: skip
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

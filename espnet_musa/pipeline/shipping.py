@@ -1,18 +1,18 @@
-"""Models that come with the repository: weights at half precision, and a card that says what they are."""
+"""Models that come with the repository: made from trained ones, and compared with them before they are put there."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import config
+from .. import stamp
 from ..codec import archive
-from ..config import ROOT
 from ..data.audio import AudioFile
 from ..errors import UserError
 from ..log import get_logger
@@ -20,137 +20,155 @@ from ..log import get_logger
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..codec.generator import MusaGenerator
+
 log = get_logger(__name__)
 CARD, MOST = "README.md", 40e6  # bytes of a model in the repository
-GLANCE = "## At a glance"  # section of RESULTS.md that a card quotes
-NEAR = 20.0  # dB by which the output of half precision must exceed its difference from that of the whole
+NEAR = -20.0  # dB: largest difference of what it makes, relative to what the trained model makes
+PRECISIONS = ("float16", "float32")
 
 
 @dataclass(frozen=True)
-class CardConfig:
-    """`conf/cards/<name>.yaml`: what no other file knows."""
+class Facts:
+    """What is known of a shipped model when its card is written.
 
-    summary: str
-    data: tuple[str, ...]  # what it was trained on, with licences
-    licence: str  # of the weights
-    command: str  # that trains it
-    use: tuple[str, ...]  # intended
-    misuse: tuple[str, ...]
-    limits: tuple[str, ...]
+    Attributes:
+        config: its config.json.
+        parts: names of encoder and decoder.
+        dimension: of frames, codes and speaker embeddings.
+        codebooks: sizes.
+        hop: samples a frame.
+        parameters: number of weights, codebooks included.
+        precision: of the weights.
+        difference: (dB) of what it makes, relative to what the trained model makes in float32.
+        voices: training speakers whose mean embeddings it holds.
+    """
+
+    config: dict[str, Any]
+    parts: tuple[str, str]
+    dimension: int
+    codebooks: tuple[int, ...]
+    hop: int
+    parameters: int
+    precision: str
+    difference: float
+    voices: int
 
 
-def ship(model: Path, name: str, sample: Path, recipe: Path, place: Path = archive.SHIPPED) -> Path:
-    """Make a trained model one that comes with the repository.
+def ship(
+    model: Path, name: str, sample: Path, card: Callable[[Facts], str], *, precision: str = "float16"
+) -> Path:
+    """Make a trained model one that comes with the repository; it appears whole and checked, or not at all.
 
     Args:
         model: its archive, a directory that stage 4 made.
         name: by which it will be loaded.
-        sample: a recording, 16 kHz mono, on which half precision is compared with the whole.
-        recipe: directory whose `RESULTS.md` has its numbers.
-        place: directory of all shipped models.
+        sample: a recording, 16 kHz mono, on which it is compared with the trained one.
+        card: text of its card.
+        precision: of its weights, one of `PRECISIONS`.
 
     Returns:
-        its directory.
+        its directory, below `archive.SHIPPED`.
 
     Raises:
-        UserError: if it does not fit: weights beyond half precision, an output that differs, more than 40 MB.
+        UserError: if it does not fit: weights beyond its precision, an output that differs, more than `MOST` bytes.
     """
-    conf: CardConfig = config.load(CardConfig, config.conf_file(recipe, "cards", name))
-    facts = json.loads((archive.find(str(model)) / archive.CONFIG).read_text(encoding="utf-8"))
-    state = archive.read_state(model)
-    out = place / name
-    archive.write(out, facts, halved(state, model))
-    speakers = archive.load_speakers(model)
-    if speakers is not None:
-        archive.save_speakers(out, speakers)
-    difference = _difference(model, out, sample)
-    if difference < NEAR:
-        raise UserError(
-            f"at half precision the output differs by {difference:.1f} dB", path=model, expected=f"{NEAR:g} dB below it"
-        )
-    card = _card(name, conf, facts, sum(value.numel() for value in state.values()), difference, recipe)
-    (out / CARD).write_text(card, encoding="utf-8")
-    size = sum(path.stat().st_size for path in out.iterdir())
-    if size > MOST:
-        raise UserError(f"{size / 1e6:.1f} MB", path=out, expected=f"at most {MOST / 1e6:g}")
-    log.info("ship: %s, %.1f MB; half precision differs by %.1f dB", out, size / 1e6, difference)
+    if not name.isidentifier():
+        raise UserError(f"'{name}' is no name of a model", expected="letters, digits and underscores")
+    model, out = archive.find(str(model)), archive.SHIPPED / name
+    partial = stamp.partial_of(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        config = _write(model, partial, precision)
+        difference = _difference(model, partial, sample)
+        if difference > NEAR:
+            raise UserError(
+                f"as {precision} it makes something else: a difference of {difference:.1f} dB", path=model,
+                expected=f"at most {NEAR:g} dB",
+            )  # fmt: skip
+        facts = _facts(partial, config, precision, difference)
+        (partial / CARD).write_text(card(facts), encoding="utf-8")
+        size = sum(path.stat().st_size for path in partial.iterdir())
+        if size > MOST:
+            raise UserError(f"{size / 1e6:.1f} MB", path=model, expected=f"at most {MOST / 1e6:g} MB")
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    log.info("ship: %s, %.1f MB; what it makes differs by %.1f dB", out, size / 1e6, difference)
     return out
 
 
-def halved(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Weights in float16; integers stay.
+def _write(model: Path, out: Path, precision: str) -> dict[str, Any]:
+    """The archive in that precision; returns what its config.json holds."""
+    config = json.loads((model / archive.CONFIG).read_text(encoding="utf-8"))
+    trained = stamp.read(model)
+    if trained is not None and "commit" in trained:
+        config["commit"] = trained["commit"]
+    archive.write(out, config, converted(archive.for_inference(archive.read_state(model)), precision, model))
+    speakers = archive.load_speakers(model)
+    if speakers is not None:
+        archive.save_speakers(out, replace(speakers, embeddings=speakers.embeddings.astype(precision)))
+    return config
+
+
+def converted(state: dict[str, Tensor], precision: str, path: Path) -> dict[str, Tensor]:
+    """Weights in another precision; integers stay.
+
+    Args:
+        state: by name.
+        precision: one of `PRECISIONS`.
+        path: of the model, for messages.
 
     Raises:
-        UserError: for one that is too large for it, or not finite.
+        UserError: for a weight that is not finite, or too large.
     """
-    made = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    for name, value in made.items():
+    import torch
+
+    made = {}
+    for name, value in state.items():
         if not value.isfinite().all():
-            raise UserError(f"'{name}' is beyond half precision", path=path, expected="below 65504")
+            raise UserError(f"'{name}' is not finite", path=path, expected="a training that went well")
+        made[name] = value.to(getattr(torch, precision)) if value.is_floating_point() else value
+        if not made[name].isfinite().all():
+            largest = torch.finfo(made[name].dtype).max
+            raise UserError(
+                f"'{name}' reaches {float(value.abs().max()):g}", path=path,
+                expected=f"at most {largest:g}, as {precision} holds", hint="--precision float32",
+            )  # fmt: skip
     return made
 
 
-def _difference(model: Path, halved: Path, sample: Path) -> float:
-    """Level (dB) of what `model` makes of a recording over its difference from what the shipped one makes."""
+def _difference(model: Path, shipped: Path, sample: Path) -> float:
+    """Level (dB) of the difference of what two models make of a recording, relative to what the first one makes."""
     from ..anonymizers.musa import Musa
 
     with AudioFile(sample) as recording:
         wav, rate = recording.read(0, recording.frames), recording.sample_rate
-    whole, half = (Musa.from_pretrained(str(place))(wav, rate) for place in (model, halved))
     # Spectra, since a code that falls the other way moves the phase of all pulses behind it.
-    ours, theirs = (_levels(made) for made in (whole, half))
-    return float(10 * np.log10((ours**2).sum() / max(((ours - theirs) ** 2).sum(), 1e-20)))
+    ours, theirs = (levels(Musa.from_pretrained(str(place))(wav, rate)) for place in (model, shipped))
+    if not ours.any():
+        raise UserError("the model makes silence of it", path=sample, expected="speech")
+    return float(10 * np.log10(max(((ours - theirs) ** 2).sum() / (ours**2).sum(), 1e-20)))
 
 
-def _levels(wav: np.ndarray) -> np.ndarray:
+def levels(wav: np.ndarray) -> np.ndarray:
+    """Magnitudes (W, 257) of windows of 32 ms at 16 kHz."""
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(wav, (0, 512)), 512)[::256]
     return np.abs(np.fft.rfft(windows * np.hanning(512)))
 
 
-def _card(
-    name: str, conf: CardConfig, facts: dict[str, Any], parameters: int, difference: float, recipe: Path
-) -> str:
-    trained = ", ".join(
-        f"{facts[key]} {key}" for key in ("utterances", "speakers", "epochs", "steps") if key in facts
+def _facts(place: Path, config: dict[str, Any], precision: str, difference: float) -> Facts:
+    generator: MusaGenerator = archive.load(place)
+    speakers = archive.load_speakers(place)
+    return Facts(
+        config=config,
+        parts=(type(generator.encoder).__name__, type(generator.decoder).__name__),
+        dimension=generator.dimension,
+        codebooks=generator.quantizer.codebook_sizes,
+        hop=generator.hop,
+        parameters=sum(value.numel() for value in archive.read_state(place).values()),
+        precision=precision,
+        difference=difference,
+        voices=0 if speakers is None else len(speakers.genders),
     )
-    generator = facts["generator"]
-    books = generator.get("quantizer_conf", {})
-
-    def listed(entries: tuple[str, ...]) -> str:
-        return "".join(f"- {' '.join(entry.split())}\n" for entry in entries)
-
-    return (
-        f"# {name}\n\n{' '.join(conf.summary.split())}\n\nGenerated by `python -m espnet_musa.bin.ship_model`; do not edit.\n\n"
-        "```python\nfrom espnet_musa.anonymizers.musa import Musa\n\n"
-        f'anonymized = Musa.from_pretrained("{name}")(wav, 16000)  # (T,) float32 -> (T,) float32\n```\n\n'
-        "## What it is\n\n| | |\n|---|---|\n"
-        f"| parameters | {parameters / 1e6:.1f} M, float16 (output within {difference:.0f} dB of float32) |\n"
-        f"| backbone | {generator.get('backbone', 'seanet')}, {generator.get('dimension', 512)} wide |\n"
-        f"| quantizers | {books.get('n_quantizers', 8)}, codes {books.get('codebook_size', 1024)} |\n"
-        f"| rate | {facts['sample_rate']} Hz, a frame each 20 ms |\n"
-        f"| weights' licence | {conf.licence} |\n\n"
-        f"## Data\n\n{listed(conf.data)}\n## Training\n\n```sh\n{conf.command}\n```\n\n"
-        f"Configuration `conf/train/{facts['train']}.yaml`, teacher tokens `{facts['tokens']}`, seed {facts['seed']}; "
-        f"{trained}. Trained at commit `{facts.get('commit', _commit())}`.\n\n"
-        f"## Numbers\n\n{_numbers(recipe)}\n## Intended use\n\n{listed(conf.use)}\n## Misuse\n\n{listed(conf.misuse)}\n"
-        f"## Limits\n\n{listed(conf.limits)}"
-    )
-
-
-def _numbers(recipe: Path) -> str:
-    """The section of the recipe's RESULTS.md that says most at once."""
-    file = recipe / "RESULTS.md"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    _, found, rest = text.partition(f"{GLANCE}\n")
-    if not found:
-        return "Not measured yet.\n"
-    return f"From `egs/{recipe.resolve().name}/RESULTS.md`, which is generated and says how each was measured.\n\n" + (
-        rest.partition("\n## ")[0].strip() + "\n"
-    )
-
-
-def _commit() -> str:
-    """Of the repository as it is now."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
-    made = subprocess.run(command, capture_output=True, text=True)
-    return made.stdout.strip() or "unknown"
