@@ -212,7 +212,7 @@ def test_an_output_that_differs_is_refused(place, monkeypatch):
         return {name: value + 0.3 * torch.randn_like(value).half() for name, value in state.items()}
 
     monkeypatch.setattr(shipping, "converted", coarse)
-    with pytest.raises(UserError, match=r"as float16 it makes something else: .* expected at most -20 dB"):
+    with pytest.raises(UserError, match=r"as float16 it is another model: .* expected at most 1% and -20 dB"):
         shipped(place)
     assert not (place / "shipped/tiny").exists()
 

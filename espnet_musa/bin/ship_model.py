@@ -2,7 +2,7 @@
 
 python -m espnet_musa.bin.ship_model egs/musa_small/exp/models/musa_small musa_small --sample speech.wav
 
-It is refused if what it makes of the sample differs from what the trained model makes, or if it has more than 40 MB.
+It is refused if it makes something else of the sample than the trained model does, or if it has more than 40 MB.
 `conf/cards/<name>.yaml` has what no other file knows. Run it again once the recipe has measured the model: the card
 then has its numbers.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import config, stamp
 from ..config import ROOT
-from ..pipeline.shipping import PRECISIONS, Facts, ship
+from ..pipeline.shipping import PRECISIONS, Facts, compared, ship
 from ..report.card import CardConfig, card, numbers
 from .common import run_verb
 
@@ -23,8 +23,7 @@ def about(facts: Facts) -> dict[str, str]:
     """Lines of a card: what a model consists of."""
     rate = facts.config["sample_rate"]
     found = {
-        "parameters": f"{facts.parameters / 1e6:.1f} M, {facts.precision}; what it makes differs by "
-        f"{facts.difference:.0f} dB from what the trained model makes",
+        "parameters": f"{facts.parameters / 1e6:.1f} M, {facts.precision}: {compared(facts)}",
         "encoder, decoder": " and ".join(f"`{name}`" for name in facts.parts) + f", {facts.dimension} wide",
         "codebooks": ", ".join(map(str, facts.codebooks)) + " codes",
         "audio": f"{rate} Hz mono, a frame every {1000 * facts.hop / rate:g} ms",

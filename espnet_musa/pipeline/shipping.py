@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 CARD, MOST = "README.md", 40e6  # bytes of a model in the repository
-NEAR = -20.0  # dB: largest difference of what it makes, relative to what the trained model makes
+MOVED = 0.01  # largest share of codes that are others than the trained model's
+NEAR = -20.0  # dB: largest difference of speech decoded from the same codes, relative to the trained model's
 PRECISIONS = ("float16", "float32")
 
 
@@ -40,7 +41,8 @@ class Facts:
         hop: samples a frame.
         parameters: number of weights, codebooks included.
         precision: of the weights.
-        difference: (dB) of what it makes, relative to what the trained model makes in float32.
+        moved: share of its codes that are others than the trained model's.
+        difference: (dB) of speech decoded from the same codes, relative to the trained model's.
         voices: training speakers whose mean embeddings it holds.
     """
 
@@ -51,6 +53,7 @@ class Facts:
     hop: int
     parameters: int
     precision: str
+    moved: float
     difference: float
     voices: int
 
@@ -80,13 +83,12 @@ def ship(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         config = _write(model, partial, precision)
-        difference = _difference(model, partial, sample)
-        if difference > NEAR:
+        facts = _facts(model, partial, config, precision, sample)
+        if facts.moved > MOVED or facts.difference > NEAR:
             raise UserError(
-                f"as {precision} it makes something else: a difference of {difference:.1f} dB", path=model,
-                expected=f"at most {NEAR:g} dB",
+                f"as {precision} it is another model: {compared(facts)}", path=model,
+                expected=f"at most {MOVED:.0%} and {NEAR:g} dB",
             )  # fmt: skip
-        facts = _facts(partial, config, precision, difference)
         (partial / CARD).write_text(card(facts), encoding="utf-8")
         size = sum(path.stat().st_size for path in partial.iterdir())
         if size > MOST:
@@ -95,7 +97,7 @@ def ship(
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    log.info("ship: %s, %.1f MB; what it makes differs by %.1f dB", out, size / 1e6, difference)
+    log.info("ship: %s, %.1f MB; %s", out, size / 1e6, compared(facts))
     return out
 
 
@@ -139,17 +141,34 @@ def converted(state: dict[str, Tensor], precision: str, path: Path) -> dict[str,
     return made
 
 
-def _difference(model: Path, shipped: Path, sample: Path) -> float:
-    """Level (dB) of the difference of what two models make of a recording, relative to what the first one makes."""
-    from ..anonymizers.musa import Musa
+def compared(facts: Facts) -> str:
+    """What the precision changes, in words."""
+    return (
+        f"{facts.moved:.1%} of its codes are others than the trained model's, and speech decoded from the same codes "
+        f"differs by {facts.difference:.0f} dB"
+    )
+
+
+def _compare(whole: MusaGenerator, other: MusaGenerator, sample: Path) -> tuple[float, float]:
+    """`moved` and `difference` of `Facts`, for a recording.
+
+    Codes apart from speech: a single one that falls the other way moves the phase of all pulses behind it, which is
+    another waveform and the same speech.
+    """
+    import torch
 
     with AudioFile(sample) as recording:
-        wav, rate = recording.read(0, recording.frames), recording.sample_rate
-    # Spectra, since a code that falls the other way moves the phase of all pulses behind it.
-    ours, theirs = (levels(Musa.from_pretrained(str(place))(wav, rate)) for place in (model, shipped))
+        if recording.sample_rate != whole.sample_rate:
+            rate = recording.sample_rate
+            raise UserError(f"audio of {rate} Hz", path=sample, expected=f"{whole.sample_rate} Hz")
+        wav = torch.from_numpy(recording.read(0, recording.frames))[None]
+    with torch.inference_mode():
+        codes, _ = whole.encode(wav)
+        moved = float((other.encode(wav)[0] != codes).float().mean())
+        ours, theirs = (levels(one.decode(codes)[0].numpy()) for one in (whole, other))
     if not ours.any():
         raise UserError("the model makes silence of it", path=sample, expected="speech")
-    return float(10 * np.log10(max(((ours - theirs) ** 2).sum() / (ours**2).sum(), 1e-20)))
+    return moved, float(10 * np.log10(max(((ours - theirs) ** 2).sum() / (ours**2).sum(), 1e-10)))
 
 
 def levels(wav: np.ndarray) -> np.ndarray:
@@ -158,9 +177,10 @@ def levels(wav: np.ndarray) -> np.ndarray:
     return np.abs(np.fft.rfft(windows * np.hanning(512)))
 
 
-def _facts(place: Path, config: dict[str, Any], precision: str, difference: float) -> Facts:
-    generator: MusaGenerator = archive.load(place)
+def _facts(model: Path, place: Path, config: dict[str, Any], precision: str, sample: Path) -> Facts:
+    generator = archive.load(place)
     speakers = archive.load_speakers(place)
+    moved, difference = _compare(archive.load(model), generator, sample)
     return Facts(
         config=config,
         parts=(type(generator.encoder).__name__, type(generator.decoder).__name__),
@@ -169,6 +189,7 @@ def _facts(place: Path, config: dict[str, Any], precision: str, difference: floa
         hop=generator.hop,
         parameters=sum(value.numel() for value in archive.read_state(place).values()),
         precision=precision,
+        moved=moved,
         difference=difference,
         voices=0 if speakers is None else len(speakers.genders),
     )
