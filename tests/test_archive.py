@@ -40,6 +40,15 @@ def test_round_trip(tmp_path, backbone):
     assert config["train"] == "tiny"
 
 
+def test_averages_of_codebooks_are_not_kept_and_do_no_harm(tmp_path):
+    place = tiny_archive(tmp_path / "model")
+    before = resynthesis(archive.load(place))
+    averages = {n: v for n, v in tiny_generator().state_dict().items() if n.endswith(archive.AVERAGES)}
+    assert len(averages) == 12 and not averages.keys() & load_file(place / archive.WEIGHTS).keys()
+    spoil(place, lambda state: state.update(averages))  # as archives of earlier versions have them
+    assert torch.equal(resynthesis(archive.load(place)), before)
+
+
 def test_zip_is_the_directory(tmp_path):
     place = tiny_archive(tmp_path / "model")
     (place / "config.yaml").write_text("codec: musa\n")
