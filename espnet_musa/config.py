@@ -45,10 +45,19 @@ class FormatConfig:
 
 
 @dataclass(frozen=True)
+class SummaryConfig:
+    """The table 'At a glance'."""
+
+    baseline: str = ""  # system whose numbers are to beat; none: no such table
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """Stage 9: what the report shows."""
 
     examples: int = 3  # utterances with players, spectrograms and pitch contours
+    audio: float = 100.0  # seconds of audio on the page, shared by all players; none gets less than 3
+    summary: SummaryConfig = field(default_factory=SummaryConfig)
     reported: tuple[str, ...] = ()  # published tables of conf/reported.yaml to set this run's numbers beside
 
 
@@ -312,6 +321,17 @@ def trained_systems(recipe: Recipe, recipe_dir: Path) -> dict[str, System]:
     """The recipe's systems whose model stage 4 trains, by name."""
     systems = {name: load_system(recipe, name, recipe_dir) for name in recipe.systems}
     return {name: system for name, system in systems.items() if system.train is not None}
+
+
+def probed_systems(recipe: Recipe, recipe_dir: Path) -> dict[str, System]:
+    """The recipe's systems whose model stage 8 probes, by name: of those that share a model, the first."""
+    found: dict[tuple[str | None, str | None], tuple[str, System]] = {}
+    for name in recipe.systems:
+        system = load_system(recipe, name, recipe_dir)
+        if system.probed:
+            model = system.params.get("model")
+            found.setdefault((None if model else system.train, model), (name, system))
+    return dict(found.values())
 
 
 def formatted_roles(recipe: Recipe, recipe_dir: Path) -> tuple[str, ...]:

@@ -44,6 +44,16 @@ def test_a_codec_with_fewer_quantizers_leaves_cells_empty():
     assert not identity.table({}).rows  # results of a recipe without codecs
 
 
+def test_the_lazy_informed_attacker_stands_beside_the_ignorant_one():
+    lazy = [{**made, "eer_lazy": made["eer"] / 2} for made in PROBE["sets"][0]["decoded"]]
+    one = {**PROBE, "sets": [{**PROBE["sets"][0], "decoded": lazy}]}
+    table = identity.table({"probes": [one]})
+    assert table.columns[1:3] == [("1 quantizer", "own"), ("1 quantizer", "own, lazy-informed")]
+    assert table.rows[0].cells[1:5] == ["20.0 %", "10.0 %", "40.2 %", "20.1 %"]
+    assert identity.LAZY in identity.about({"probes": [one]})
+    assert identity.about({"probes": [PROBE]}) == identity.about({}) == identity.ABOUT
+
+
 def test_a_codec_that_was_not_probed_is_a_problem(tmp_path):
     problems = Problems()
     assert identity.load(tmp_path, ["musa_x"], problems) == []

@@ -7,7 +7,8 @@ import pytest
 from conftest import voice
 from tiny_archives import tiny_archive
 
-from espnet_musa import stamp
+from espnet_musa import config, stamp
+from espnet_musa.codec import archive
 from espnet_musa.config import Recipe
 from espnet_musa.data.audio import write_wav
 from espnet_musa.data.datadir import write_datadir
@@ -50,6 +51,8 @@ def test_every_number_of_quantizers_with_and_without_the_speaker(root):
     kinds = [(made["quantizers"], made["speaker"]) for made in found["decoded"]]
     assert kinds == [(count, speaker) for count in (1, 2, 3, 4) for speaker in ("own", "zero")]
     assert all(0 <= value <= 100 for value in [found["embedding_eer"], *(m["eer"] for m in found["decoded"])])
+    assert all(0 <= made["eer_lazy"] <= 100 for made in found["decoded"])
+    assert any(made["eer_lazy"] != made["eer"] for made in found["decoded"])
     with np.load(place / "t.npz") as stored:
         assert stored["embeddings"].shape == (16, 32) and set(stored["speakers"]) == {"s0", "s1", "s2", "s3"}
     before = (place / "probe.json").stat().st_mtime_ns
@@ -60,6 +63,32 @@ def test_every_number_of_quantizers_with_and_without_the_speaker(root):
 def test_a_system_without_a_codec_has_nothing_to_probe(root):
     probe(RECIPE, root, "b2_mcadams", device="cpu", force=False)
     assert not (root / "exp" / "b2_mcadams").exists()
+
+
+def test_a_shipped_codec_is_probed_once(root, monkeypatch):
+    """Systems that differ in their targets alone have one model: the first is probed."""
+    monkeypatch.setattr(archive, "SHIPPED", root / "shipped")
+    (root / "exp" / "models" / "musa_mini").rename(root / "trained")
+    tiny_archive(root / "shipped" / "tiny", quantizer_conf={"n_quantizers": 2, "codebook_size": 16})
+    names = ("musa_small", "musa_small_vc")
+    recipe = Recipe(name="r", systems=("orig", *names), evaluators=(), corpora={})
+    recipe = config.with_sets(recipe, [f"{name}.params.model=tiny" for name in names])
+    assert list(config.probed_systems(recipe, root)) == ["musa_small"]
+    for name in names:
+        probe(recipe, root, name, device="cpu", force=False)
+    assert not (root / "exp" / "musa_small_vc").exists()
+    (found,) = stamp.read_json(root / "exp" / "musa_small" / "probe" / "probe.json")["sets"]
+    assert len(found["decoded"]) == 4  # two quantizers, with the speaker and without
+    tiny_archive(root / "shipped" / "tiny", seed=1)  # another model of the same name is noticed
+    with pytest.raises(UserError, match="made this from something else; changed: model"):
+        probe(recipe, root, "musa_small", device="cpu", force=False)
+
+
+def test_another_model_is_another_probe(root):
+    recipe = Recipe(name="r", systems=("musa_mini", "musa_mini_vc", "musa_small"), evaluators=(), corpora={})
+    assert list(config.probed_systems(recipe, root)) == ["musa_mini", "musa_small"]
+    recipe = config.with_sets(recipe, ["musa_mini_vc.params.model=elsewhere"])
+    assert list(config.probed_systems(recipe, root)) == ["musa_mini", "musa_mini_vc", "musa_small"]
 
 
 def test_an_untrained_codec_is_one_error(root):

@@ -84,7 +84,7 @@ def test_results_hold_no_place_and_no_time(tree, results):
     text = json.dumps(results)
     assert str(tree) not in text and str(Path.home()) + "/" not in text
     assert collect(RECIPE, tree) == results
-    names = "recipe partial seed overrides commit versions systems evaluators sets probes metrics reported"
+    names = "recipe partial seed overrides commit versions systems evaluators sets probes metrics reported baseline"
     assert set(results) == set(names.split())
     (trials,) = [s for s in results["sets"] if s["role"] == "trial"]
     assert (trials["speakers"], trials["female"], trials["male"], trials["utterances"]) == (6, 3, 3, 18)

@@ -242,7 +242,7 @@ def _samples(recipe: Recipe, recipe_dir: Path, results: dict[str, Any], folder: 
     ]
     chosen = examples.choose(sets, recipe.report.examples, recipe.seed)
     samples = []
-    for number, one in enumerate(examples.load(chosen, bound, versions), start=1):
+    for number, one in enumerate(examples.load(chosen, bound, versions, recipe.report.audio), start=1):
         seconds = max(clip.wav.size for clip in one.clips) / SAMPLE_RATE
         shown = []
         for clip in one.clips:

@@ -16,8 +16,7 @@ from ..f0.extract import extract
 
 HOP = 0.010  # seconds between two values of a pitch contour
 _PREFERRED = (2.0, 8.0)  # seconds: long enough to hear a voice, short enough to compare
-_LONGEST = 12.0  # seconds of a clip
-_BUDGET = 100.0  # seconds of audio on the page: about 2 MB of FLAC, 2.7 MB as text
+_SHORTEST, _LONGEST = 3.0, 12.0  # seconds of a clip that does not show its whole utterance
 _FACTS = {"gender": "spk2gender", "language": "utt2lang", "emotion": "utt2emo"}
 
 
@@ -97,16 +96,19 @@ def choose(sets: Sequence[DataDir], count: int, seed: int) -> list[tuple[DataDir
     return chosen
 
 
-def load(chosen: Sequence[tuple[DataDir, str]], bound: str, versions: dict[str, Path]) -> list[Example]:
+def load(
+    chosen: Sequence[tuple[DataDir, str]], bound: str, versions: dict[str, Path], audio: float
+) -> list[Example]:
     """Read the chosen utterances and their anonymized versions.
 
     Args:
         chosen: see `choose`.
         bound: what to call the original speech.
         versions: system -> directory of its anonymized sets.
+        audio: seconds of all versions together; of 100 the page gets 2.7 MB longer.
     """
     clips = max(1, len(chosen) * (1 + len(versions)))
-    limit = round(min(_LONGEST, max(3.0, _BUDGET / clips)) * SAMPLE_RATE)
+    limit = round(min(_LONGEST, max(_SHORTEST, audio / clips)) * SAMPLE_RATE)
     out = []
     for data, utt in chosen:
         wavs = {bound: data.load(utt)}

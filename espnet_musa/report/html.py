@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from . import comparison, identity, languages, provenance, sweep, tables
+from . import comparison, identity, languages, provenance, summary, sweep, tables
 from .tables import Row, Table
 
 POLICY = (
@@ -117,9 +117,10 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _cell(text: str, share: float | None) -> str:
+def _cell(text: str, share: float | None, bold: bool) -> str:
     value, bracket, interval = text.partition(" [")
-    out = escape(value) + (f' <span class="range">[{escape(interval)}</span>' if bracket else "")
+    out = f"<strong>{escape(value)}</strong>" if bold else escape(value)
+    out += f' <span class="range">[{escape(interval)}</span>' if bracket else ""
     if share is not None:
         out += f'<span class="bar" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
     return f"<td>{out}</td>"
@@ -158,7 +159,8 @@ def _row(one: Table, row: Row, before: tuple[str, ...]) -> str:
         shown = f'<span class="soft">{escape(key)}</span>' if again else escape(key)
         cells += f'<th scope="row">{shown}{mark if row.lower_bound and heading == "system" else ""}</th>'
     shares = row.shares or [None] * len(row.cells)
-    cells += "".join(_cell(text, share) for text, share in zip(row.cells, shares, strict=True))
+    bold = row.bold or [False] * len(row.cells)
+    cells += "".join(map(_cell, row.cells, shares, bold))
     return f"<tr{' class=bound' if row.lower_bound else ''}>{cells}</tr>"
 
 
@@ -221,12 +223,12 @@ def _published(one: comparison.Comparison) -> str:
 
 
 def _identity(results: dict[str, Any], plots: Sequence[Plot]) -> str:
-    """What the probe of trained codecs found."""
+    """What the probe of codecs found."""
     found = identity.table(results)
     if not found.rows:
         return ""
     return (
-        f"<p>{escape(identity.ABOUT)}</p>"
+        f"<p>{escape(identity.about(results))}</p>"
         + table(found, "Attackers' error by what is kept")
         + _plots(plots, "identity")
     )
@@ -258,17 +260,19 @@ def _sections(
     privacy, utility = tables.privacy(shown), tables.utility(shown)
     remarks = "".join(f"<li>{escape(r)}</li>" for r in tables.remarks(results))
     attackers = _list(tables.attackers(results))
-    summary = ""
+    numbers, glance = "", summary.table(shown)
+    if glance.rows:
+        numbers += f"<p>{escape(summary.about(shown))}</p>" + table(glance, summary.TITLE)
     if privacy.rows:
-        summary += (
+        numbers += (
             f"<p>{escape(tables.MORE_PRIVACY)}</p>"
             + table(privacy, "Privacy: error of the attackers")
             + attackers
         )
     if utility.rows:
-        summary += table(utility, "Utility: what is kept of the speech")
+        numbers += table(utility, "Utility: what is kept of the speech")
     if remarks:
-        summary += f'<ul class="soft">{remarks}</ul>\n'
+        numbers += f'<ul class="soft">{remarks}</ul>\n'
     about = {s["name"]: s["description"] for s in results["systems"]}
     listen = "".join(_sample(sample, about) for sample in samples)
     if listen:
@@ -284,7 +288,7 @@ def _sections(
     systems = table(tables.systems(results), "Systems") + table(tables.evaluators(results), "Evaluators")
     origin = _list([*provenance.facts(results), ("command", provenance.command(results))])
     found = [
-        ("results", "Results", summary),
+        ("results", "Results", numbers),
         ("listen", "Listen", listen),
         ("languages", languages.TITLE, _languages(results)),
         ("tradeoff", "Privacy and utility", _plots(plots, "tradeoff")),

@@ -1,4 +1,4 @@
-"""Where identity still travels in a trained codec: what `pipeline.probe` found, as tables and a map of voices."""
+"""Where identity still travels in a codec: what `pipeline.probe` found, as tables and a map of voices."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ ABOUT = (
     "apart. Decoded: EER of Resemblyzer, enrolled with original speech, on speech decoded from the first quantizers "
     "with the speaker's own embedding and with the zero vector; 50 % is guessing."
 )
+LAZY = "Lazy-informed: its enrolment is decoded likewise, with as many quantizers and the same vector."
+
+
+def about(results: dict[str, Any]) -> str:
+    """How to read the table."""
+    sets = [found for one in results.get("probes", []) for found in one["sets"]]
+    lazy = any("eer_lazy" in made for found in sets for made in found["decoded"])
+    return f"{ABOUT} {LAZY}" if lazy else ABOUT
 
 
 def load(recipe_dir: Path, systems: Iterable[str], problems: Problems) -> list[dict[str, Any]]:
-    """What was found about every one of these systems with a trained codec; one that was not probed is a problem."""
+    """What was found about every one of these systems with a codec; one that was not probed is a problem."""
     found = []
     for name in systems:
         place = recipe_dir / "exp" / name / "probe"
@@ -41,6 +49,8 @@ def table(results: dict[str, Any]) -> Table:
             for made in found["decoded"]:
                 kept = f"{made['quantizers']} quantizer" + "s" * (made["quantizers"] > 1)
                 cells[kept, made["speaker"]] = made["eer"]
+                if "eer_lazy" in made:
+                    cells[kept, f"{made['speaker']}, lazy-informed"] = made["eer_lazy"]
             columns |= dict.fromkeys(cells)
             rows.append((one["system"], found["set"], cells))
     ordered = [Row((system, name), [_show(cells.get(c)) for c in columns]) for system, name, cells in rows]

@@ -57,7 +57,7 @@ def measured(results: dict[str, Any], privacy: bool, group: str | None = None) -
         if len(codes) == 1:
             (language,) = codes
         if language is not None:
-            language = label[language, _corpus(results, m)]
+            language = label[language, corpus_of(results, m)]
             key = tuple(m[k] for k in ("system", "evaluator", "name", "split", "condition"))
             found.setdefault(key, {}).setdefault(language, []).append(m)
     apart, out = unseen(results), []
@@ -71,7 +71,8 @@ def measured(results: dict[str, Any], privacy: bool, group: str | None = None) -
     return out
 
 
-def _corpus(results: dict[str, Any], metric: dict[str, Any]) -> str:
+def corpus_of(results: dict[str, Any], metric: dict[str, Any]) -> str:
+    """The corpus of a metric's set, or of the sets that it is a mean of."""
     first = (metric["parts"] or [metric["set"]])[0]
     return next(s["corpus"] for s in results["sets"] if s["name"] == first)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import comparison, identity, languages, provenance, sweep, tables
+from . import comparison, identity, languages, provenance, summary, sweep, tables
 from .tables import Row, Table
 
 
@@ -21,6 +21,10 @@ def _name(row: Row, heading: str, text: str) -> str:
     return _escape(text) + mark
 
 
+def _stressed(text: str, bold: bool) -> str:
+    return f"**{_escape(text)}**" if bold else _escape(text)
+
+
 def table(one: Table) -> str:
     """A GitHub table; the levels of a heading stand above each other."""
     heads = [*one.keys, *("<br>".join(map(_escape, filter(None, levels))) for levels in one.columns)]
@@ -28,7 +32,8 @@ def table(one: Table) -> str:
     lines = [heads, align]
     for row in one.rows:
         keys = [_name(row, *pair) for pair in zip(one.keys, row.keys, strict=True)]
-        lines.append([*keys, *map(_escape, row.cells)])
+        bold = row.bold or [False] * len(row.cells)
+        lines.append([*keys, *map(_stressed, row.cells, bold)])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -45,6 +50,9 @@ def render(results: dict[str, Any]) -> str:
         f"settings other than those of `conf/`: {_escape(facts[provenance.CHANGED])}; {_escape(facts['versions'])}.\n",
     ]
     shown = sweep.without(results)
+    glance = summary.table(shown)
+    if glance.rows:
+        parts += [f"## {summary.TITLE}\n", _escape(summary.about(shown)) + "\n", table(glance)]
     privacy, utility = tables.privacy(shown), tables.utility(shown)
     if privacy.rows:
         lines = [f"**{name}**: {text}." for name, text in tables.attackers(results)]
@@ -68,7 +76,7 @@ def render(results: dict[str, Any]) -> str:
         parts += ["## Female and male\n", *map(table, genders)]
     travels = identity.table(results)
     if travels.rows:
-        parts += [f"## {identity.TITLE}\n", identity.ABOUT + "\n", table(travels)]
+        parts += [f"## {identity.TITLE}\n", identity.about(results) + "\n", table(travels)]
     published = comparison.compare(results)
     if published:
         parts += ["## Beside published numbers\n", *(_published(one) for one in published)]

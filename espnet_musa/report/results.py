@@ -64,15 +64,17 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
 
     Returns:
         what `results.json` holds: recipe, partial, seed, overrides, commit, versions, systems, evaluators, sets,
-        metrics, reported.
+        metrics, reported, baseline.
 
     Raises:
         UserError: naming every score that is missing, or made from something else than the recipe says, and the stage
-            that makes it; for an unknown published table.
+            that makes it; for an unknown published table or baseline.
     """
     metrics: list[dict[str, Any]] = []
     systems = []
-    published = reported.chosen(recipe.report.reported)
+    published, baseline = reported.chosen(recipe.report.reported), recipe.report.summary.baseline
+    if baseline:
+        config.load_system(recipe, baseline, recipe_dir)  # or a typing error goes unnoticed
     settings = {name: config.load_evaluator(recipe, name, recipe_dir) for name in recipe.evaluators}
     kinds = {
         name: registry.resolve(registry.EVALUATORS, "evaluator", one.evaluator).kind
@@ -82,10 +84,9 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
     sets = [DataDir.read(path) for path in list_sets(recipe_dir / "dump")]
     if not sets:
         raise UserError("no formatted sets", path=recipe_dir / "dump", hint="run stage 'format' first")
-    problems, models, probed = Problems(), {}, {}
+    problems, models = Problems(), {}
     for name in recipe.systems:
         system = config.load_system(recipe, name, recipe_dir)
-        probed[name] = system.probed
         facts = {
             "name": name,
             "description": system.description,
@@ -109,7 +110,7 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
                         models[place] = _model(place, one.train, trainings[evaluator], problems)
                     wanted |= models[place]
                 metrics += _read(recipe_dir, name, evaluator, wanted, problems)
-    probes = identity.load(recipe_dir, [name for name in recipe.systems if probed[name]], problems)
+    probes = identity.load(recipe_dir, config.probed_systems(recipe, recipe_dir), problems)
     problems.raise_if_any()
     return {
         "recipe": recipe.name,
@@ -138,6 +139,7 @@ def collect(recipe: Recipe, recipe_dir: Path) -> dict[str, Any]:
         "probes": probes,
         "metrics": metrics + _means(metrics, {data.name: _origin(data) for data in sets}),
         "reported": published,
+        "baseline": baseline,
     }
 
 

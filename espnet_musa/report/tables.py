@@ -92,7 +92,7 @@ MEANS = (
     "Values are plain means of female and male where both were measured; (f) or (m) marks one measured alone."
 )
 NONE = "–"
-_ROWS = ("split", "set", "system")
+ROWS = ("split", "set", "system")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class Row:
     cells: list[str]
     shares: list[float | None] = field(default_factory=list)  # in [0, 1], length of a bar under a number
     lower_bound: bool = False
+    bold: list[bool] = field(default_factory=list)  # cells that stand out
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def order(results: dict[str, Any]) -> Callable[[dict[str, Any]], tuple]:
     return key
 
 
-def _pivot(
+def pivot(
     results: dict[str, Any],
     metrics: Metrics,
     rows: Iterable[str],
@@ -250,13 +251,14 @@ def _pivot(
         lines.setdefault(tuple(level(m, k) for k in rows), {})[tuple(_joined(m, c) for c in columns)] = m
     out = []
     for keys, found in lines.items():
-        cells, shares = [], []
+        cells, shares, bold = [], [], []
         for head in heads:
             m = found.get(head)
             single = f" ({m['group']})" if m and alone and m["group"] in ("f", "m") else ""
             cells.append(NONE if m is None else show(m) + single)
             shares.append(None if m is None else share(m))
-        out.append(Row(keys, cells, shares, next(iter(found.values()))["system"] in bound))
+            bold.append(bool(m and m.get("bold")))
+        out.append(Row(keys, cells, shares, next(iter(found.values()))["system"] in bound, bold))
     return Table(tuple(rows), heads, out)
 
 
@@ -283,7 +285,7 @@ def level(metric: dict[str, Any], name: str) -> str:
 def privacy(results: dict[str, Any]) -> Table:
     """Systems against evaluators and attackers."""
     found = under_attack(results, headline(results, True))
-    return _pivot(results, found, _ROWS, (("evaluator", "name"), ("attacker",)))
+    return pivot(results, found, ROWS, (("evaluator", "name"), ("attacker",)))
 
 
 def under_attack(results: dict[str, Any], found: Metrics) -> Metrics:
@@ -309,12 +311,12 @@ def _has(metrics: Metrics, evaluator: str, attacker: str, system: str | None = N
 
 def privacy_lines(results: dict[str, Any]) -> Table:
     """The privacy table with a line for each attacker: narrow enough for a terminal."""
-    return _pivot(results, headline(results, True), (*_ROWS, "attacker"), (("evaluator",), ("name",)))
+    return pivot(results, headline(results, True), (*ROWS, "attacker"), (("evaluator",), ("name",)))
 
 
 def utility(results: dict[str, Any]) -> Table:
     """Systems against what they keep of the speech."""
-    return _pivot(results, headline(results, False), _ROWS, (("evaluator",), ("name",)))
+    return pivot(results, headline(results, False), ROWS, (("evaluator",), ("name",)))
 
 
 def genders(results: dict[str, Any], privacy: bool) -> Table:
@@ -326,8 +328,8 @@ def genders(results: dict[str, Any], privacy: bool) -> Table:
         for m in of_kind
         if m["group"] in ("f", "m")
     ]
-    rows = (*_ROWS, "attacker") if privacy else _ROWS
-    return _pivot(results, found, rows, (("evaluator", "name"), ("group",)), alone=False)
+    rows = (*ROWS, "attacker") if privacy else ROWS
+    return pivot(results, found, rows, (("evaluator", "name"), ("group",)), alone=False)
 
 
 def everything(results: dict[str, Any]) -> Table:
