@@ -6,17 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from . import markdown, provenance, tables
+from . import markdown, provenance, summary, tables
 
-HEADLINES = (
-    "eer",
-    "wer",
-    "pitch_correlation",
-    "uar",
-    "gvd",
-    "dnsmos_ovrl",
-    "utmos",
-)  # of all metrics those shown
 COUNTS = ("utterances", "speakers", "epochs", "steps")  # of config.json
 
 
@@ -78,7 +69,7 @@ def numbers(results: dict[str, Any] | None, name: str) -> str:
     """
     if results is None or name not in {system["name"] for system in results["systems"]}:
         return "Not measured yet.\n"
-    chosen = [metric for metric in results["metrics"] if metric["name"] in HEADLINES]
+    chosen = [metric for metric in results["metrics"] if metric["name"] in summary.BETTER]
     short = results | {"metrics": chosen}
     facts = dict(provenance.facts(results))
     parts = [
