@@ -232,7 +232,7 @@ def test_a_file_in_the_browser(server, browser, tmp_path):
     (tmp_path / "mine.wav").write_bytes(wav_bytes())
     (tmp_path / "bad.wav").write_bytes(b"no sound" * 99)
     browser.open(server.url)
-    browser.until("document.body.dataset.state == 'ready'")
+    browser.until("document.body?.dataset.state == 'ready'")
     browser.choose("#file", tmp_path / "mine.wav")
     browser.until("!document.getElementById('go').disabled")
     browser.do("document.getElementById('go').click()")
@@ -248,7 +248,7 @@ def test_a_file_in_the_browser(server, browser, tmp_path):
 
 def test_the_microphone_and_a_blend_in_the_browser(server, browser):
     browser.open(server.url)
-    browser.until("document.body.dataset.state == 'ready'")
+    browser.until("document.body?.dataset.state == 'ready'")
     assert browser.do("document.getElementById('blending').hidden")
     browser.do("(s => { s.value = 'musa_small'; s.onchange(); })(document.getElementById('system'))")
     assert not browser.do("document.getElementById('blending').hidden")
