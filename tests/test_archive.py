@@ -147,7 +147,7 @@ def test_damaged_zip_and_speakers(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere/at/all", "nowhere/at/all: no such model; expected a directory, a zip"),
+        ("nowhere/at/all", "nowhere/at/all: no such model; known: musa_small; expected a directory, a zip"),
         ("./nowhere", "no such model"),
         ("some/model", "not in the hub's cache; hint: hf download some/model"),
         ("{tmp}", "holds no config.json; expected a model archive"),

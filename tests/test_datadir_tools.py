@@ -95,12 +95,6 @@ def test_wrappers_pass_exit_codes_and_relative_paths(source):
     assert "src/utt2spk:7: 'd-1 d extra'; expected exactly two columns" in done.stderr
 
 
-def test_shellcheck():
-    scripts = sorted(map(str, UTILS.glob("*.sh")))
-    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
-
-
 # ----------------------------------------------------------------------------------------------------------
 # validate
 

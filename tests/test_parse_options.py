@@ -165,8 +165,3 @@ def test_strict_mode_of_the_script_survives(tmp_path):
     script = SCRIPT.replace("late=1", 'echo "$-"')
     strict = call(tmp_path, script=script).stdout.splitlines()[1]
     assert {"e", "u"} <= set(strict)
-
-
-def test_shellcheck():
-    done = subprocess.run(["shellcheck", str(PARSER)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
