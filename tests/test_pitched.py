@@ -114,7 +114,9 @@ def test_perturbation_moves_pitch_and_formants_each_by_its_own():
 
 def test_only_training_hears_other_voices():
     net = generator(perturbation={"pitch": 6.0})
-    assert not torch.equal(net(speech(), speech()).quantized.codes, net.eval()(speech(), speech()).quantized.codes)
+    assert not torch.equal(
+        net(speech(), speech()).quantized.codes, net.eval()(speech(), speech()).quantized.codes
+    )
     assert torch.equal(net(speech(), speech()).quantized.codes, net(speech(), speech()).quantized.codes)
     with pytest.raises(UserError, match="seanet"):
         generator("seanet", perturbation={"pitch": 6.0})

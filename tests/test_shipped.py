@@ -32,6 +32,9 @@ CARD = {
     "summary": "A model\nof random weights", "data": ["noise, CC0"], "licence": "Apache-2.0", "command": "./run.sh",
     "use": ["tests"], "misuse": ["anything else"], "limits": ["understands nothing"],
 }  # fmt: skip
+SYSTEM = {
+    "description": "tiny", "reference": "none", "anonymizer": "musa", "params": {"model": "tiny", "quantizers": 1},
+}  # fmt: skip
 FACTS = {"sample_rate": 16000, "train": "tiny", "tokens": "tiny", "seed": 3, "steps": 1234, "speakers": 4}
 
 
@@ -45,19 +48,16 @@ def place(tmp_path, monkeypatch) -> Path:
     (model / archive.CONFIG).write_text(json.dumps(settings))
     stamp.finish(tmp_path / "model", "train", counts={}, seconds=0.0, commit="c0ffee")
     sf.write(tmp_path / "in.wav", voice(0, 2.0), 16000)
-    cards = tmp_path / "recipe/conf/cards"
-    cards.mkdir(parents=True)
-    (cards / "tiny.yaml").write_text(yaml.safe_dump(CARD))
+    for kind, content in (("cards", CARD), ("systems", SYSTEM)):
+        folder = tmp_path / "recipe/conf" / kind
+        folder.mkdir(parents=True)
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     return tmp_path
 
 
 def shipped(place: Path, *options: str) -> Path:
-    ship(
-        [
-            *map(str, (place / "model", "tiny", "--sample", place / "in.wav", "--recipe", place / "recipe")),
-            *options,
-        ]
-    )
+    trained = ("--model", str(place / "model"), "--sample", str(place / "in.wav"))
+    ship(["tiny", "--recipe", str(place / "recipe"), *trained, *options])
     return place / "shipped/tiny"
 
 
@@ -155,7 +155,7 @@ def test_the_card_says_what_the_files_know(place):
         "`SpectralEncoder` and `SpectralDecoder`, 32 wide", "| codebooks | 16, 16 codes |", "of 4 training speakers",
         "- noise, CC0\n", "`conf/train/tiny.yaml`", "`conf/tokens/tiny.yaml`", "| seed | 3 |", "`c0ffee`",
         "| steps | 1,234 |", "```sh\n./run.sh\n```", "Not measured yet.", "- understands nothing\n",
-        "--system tiny in.wav",
+        "--system tiny in.wav", 'from_pretrained("tiny", quantizers=1)(wav',
     ):  # fmt: skip
         assert said in text, said
     headings = ["What it is", "Data and licences", "Training", "Numbers", "Limits", "Intended use", "Misuse"]
@@ -170,7 +170,14 @@ def test_the_card_quotes_the_recipe(place):
     assert "Not measured yet." in (shipped(place) / shipping.CARD).read_text()  # that was another system
     renamed = json.dumps(results).replace('"musa_mini"', '"tiny"')
     (place / "recipe/results.json").write_text(renamed)
-    text = (shipped(place) / shipping.CARD).read_text()
+    files = {path.name: path.read_bytes() for path in (place / "shipped/tiny").iterdir()}
+    ship(["tiny", "--recipe", str(place / "recipe")])  # the card alone
+    changed = {
+        path.name for path in (place / "shipped/tiny").iterdir() if path.read_bytes() != files.pop(path.name)
+    }
+    assert changed == {shipping.CARD} and not files
+    text = (place / "shipped/tiny" / shipping.CARD).read_text()
+    assert (shipped(place) / shipping.CARD).read_text() == text
     value = next(
         m["value"]
         for m in json.loads(renamed)["metrics"]
@@ -225,16 +232,9 @@ def test_size_and_names(place, monkeypatch):
     with pytest.raises(UserError, match=r"'\.\./x' is no name of a model"):
         shipping.ship(place / "model", "../x", place / "in.wav", lambda _: "")
     with pytest.raises(UserError, match="no card named 'tinny'; did you mean 'tiny'"):
-        ship(
-            [
-                str(place / "model"),
-                "tinny",
-                "--sample",
-                str(place / "in.wav"),
-                "--recipe",
-                str(place / "recipe"),
-            ]
-        )
+        ship(["tinny", "--recipe", str(place / "recipe")])
+    with pytest.raises(UserError, match="no model 'tiny' to write a card of; hint: --model, --sample"):
+        ship(["tiny", "--recipe", str(place / "recipe")])
 
 
 @pytest.mark.parametrize(
@@ -251,4 +251,4 @@ def test_what_is_in_the_repository_loads_and_anonymizes(name):
     assert made.shape == wav.shape and np.isfinite(made).all() and np.abs(made).max() > 1e-3
     folder = archive.SHIPPED / name
     assert sum(path.stat().st_size for path in folder.iterdir()) <= shipping.MOST
-    assert (folder / shipping.CARD).is_file()
+    assert shipping.facts_of(folder).moved <= shipping.MOVED and (folder / shipping.CARD).is_file()

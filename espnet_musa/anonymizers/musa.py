@@ -40,8 +40,8 @@ class Musa(Anonymizer):
 
     In Python, on arrays:
 
-        >>> anonymizer = Musa.from_pretrained("musa_small")  # comes with the repository; or a directory, zip, hub id
-        >>> anonymized = anonymizer(wav, 16000)              # (T,) float32 -> (T,) float32
+        >>> anonymizer = Musa.from_pretrained("musa_small", quantizers=1)  # or a directory, a zip, an id of the hub
+        >>> anonymized = anonymizer(wav, 16000)                            # (T,) float32 -> (T,) float32
     """
 
     @dataclass(frozen=True)

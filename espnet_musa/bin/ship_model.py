@@ -1,10 +1,11 @@
 """Put a trained model into the repository: weights at half precision, and its card.
 
-python -m espnet_musa.bin.ship_model egs/musa_small/exp/models/musa_small musa_small --sample speech.wav
+python -m espnet_musa.bin.ship_model musa_small --model egs/musa_small/exp/models/musa_small --sample speech.wav
+python -m espnet_musa.bin.ship_model musa_small
 
 It is refused if it makes something else of the sample than the trained model does, or if it has more than 40 MB.
-`conf/cards/<name>.yaml` has what no other file knows. Run it again once the recipe has measured the model: the card
-then has its numbers.
+`conf/cards/<name>.yaml` has what no other file knows. The second command writes the card alone, once the recipe has
+measured the model: it then has its numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from .. import config, stamp
 from ..config import ROOT
-from ..pipeline.shipping import PRECISIONS, Facts, compared, ship
+from ..pipeline.shipping import PRECISIONS, Facts, compared, ship, write_card
 from ..report.card import CardConfig, card, numbers
 from .common import run_verb
 
@@ -38,27 +39,32 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("model", type=Path, help="directory of a trained model")
     parser.add_argument("name", help="by which it is loaded from then on")
-    parser.add_argument("--sample", type=Path, required=True, help="speech to compare both on, 16 kHz mono")
+    parser.add_argument(
+        "--model", type=Path, help="directory of a trained model; without it, the card is written again"
+    )
+    parser.add_argument("--sample", type=Path, help="speech to compare both on, 16 kHz mono")
     parser.add_argument("--recipe", type=Path, help="that has measured it; default: egs/<name>")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the weights; default: %(default)s"
     )
     args = parser.parse_args(argv)
+    if (args.model is None) != (args.sample is None):
+        parser.error("--model and --sample go together")
     recipe = args.recipe or ROOT / "egs" / args.name
     conf = config.load(CardConfig, config.conf_file(recipe, "cards", args.name))
+    system = config.load(config.System, config.conf_file(recipe, "systems", args.name))
+    params = {key: value for key, value in system.params.items() if key != "model"}
     results = recipe / "results.json"
     measured = numbers(stamp.read_json(results) if results.is_file() else None, args.name)
-    print(
-        ship(
-            args.model,
-            args.name,
-            args.sample,
-            lambda facts: card(args.name, conf, facts.config, about(facts), measured),
-            precision=args.precision,
-        )
-    )
+
+    def text(facts: Facts) -> str:
+        return card(args.name, conf, facts.config, about(facts), params, measured)
+
+    if args.model is None:
+        print(write_card(args.name, text))
+    else:
+        print(ship(args.model, args.name, args.sample, text, precision=args.precision))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from .. import stamp
 from ..codec import archive
 from ..data.audio import AudioFile
-from ..errors import UserError
+from ..errors import UserError, suggest
 from ..log import get_logger
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..codec.generator import MusaGenerator
 
 log = get_logger(__name__)
-CARD, MOST = "README.md", 40e6  # bytes of a model in the repository
+CARD, COMPARED = "README.md", "compared.json"
+MOST = 40e6  # bytes of a model in the repository
 MOVED = 0.01  # largest share of codes that are others than the trained model's
 NEAR = -20.0  # dB: largest difference of speech decoded from the same codes, relative to the trained model's
 PRECISIONS = ("float16", "float32")
@@ -82,8 +83,12 @@ def ship(
     partial = stamp.partial_of(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        config = _write(model, partial, precision)
-        facts = _facts(model, partial, config, precision, sample)
+        _write(model, partial, precision)
+        moved, difference = _compare(archive.load(model), archive.load(partial), sample)
+        stamp.write_json(
+            partial / COMPARED, {"precision": precision, "moved": moved, "difference": difference}
+        )
+        facts = facts_of(partial)
         if facts.moved > MOVED or facts.difference > NEAR:
             raise UserError(
                 f"as {precision} it is another model: {compared(facts)}", path=model,
@@ -101,8 +106,32 @@ def ship(
     return out
 
 
-def _write(model: Path, out: Path, precision: str) -> dict[str, Any]:
-    """The archive in that precision; returns what its config.json holds."""
+def write_card(name: str, card: Callable[[Facts], str]) -> Path:
+    """The card of a shipped model again, once there are numbers.
+
+    Args:
+        name: of the model.
+        card: its text.
+
+    Returns:
+        the card.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    if name not in archive.shipped():
+        raise UserError(
+            f"no model '{name}' to write a card of{suggest(name, archive.shipped())}",
+            hint="--model, --sample",
+        )
+    path = archive.SHIPPED / name / CARD
+    path.write_text(card(facts_of(path.parent)), encoding="utf-8")
+    log.info("ship: %s", path)
+    return path
+
+
+def _write(model: Path, out: Path, precision: str) -> None:
+    """The archive in that precision."""
     config = json.loads((model / archive.CONFIG).read_text(encoding="utf-8"))
     trained = stamp.read(model)
     if trained is not None and "commit" in trained:
@@ -111,7 +140,6 @@ def _write(model: Path, out: Path, precision: str) -> dict[str, Any]:
     speakers = archive.load_speakers(model)
     if speakers is not None:
         archive.save_speakers(out, replace(speakers, embeddings=speakers.embeddings.astype(precision)))
-    return config
 
 
 def converted(state: dict[str, Tensor], precision: str, path: Path) -> dict[str, Tensor]:
@@ -177,19 +205,23 @@ def levels(wav: np.ndarray) -> np.ndarray:
     return np.abs(np.fft.rfft(windows * np.hanning(512)))
 
 
-def _facts(model: Path, place: Path, config: dict[str, Any], precision: str, sample: Path) -> Facts:
-    generator = archive.load(place)
-    speakers = archive.load_speakers(place)
-    moved, difference = _compare(archive.load(model), generator, sample)
+def facts_of(place: Path) -> Facts:
+    """What is known of a shipped model.
+
+    Args:
+        place: its directory.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    generator, speakers = archive.load(place), archive.load_speakers(place)
     return Facts(
-        config=config,
+        config=json.loads((place / archive.CONFIG).read_text(encoding="utf-8")),
         parts=(type(generator.encoder).__name__, type(generator.decoder).__name__),
         dimension=generator.dimension,
         codebooks=generator.quantizer.codebook_sizes,
         hop=generator.hop,
         parameters=sum(value.numel() for value in archive.read_state(place).values()),
-        precision=precision,
-        moved=moved,
-        difference=difference,
         voices=0 if speakers is None else len(speakers.genders),
+        **stamp.read_json(place / COMPARED),
     )
