@@ -83,6 +83,20 @@ def test_lost_emotions_are_chance_and_the_classifier_hears_originals(original, t
     assert metrics[0].set == "set"
 
 
+def test_who_knows_the_system_learns_what_it_makes_of_emotions(original, tmp_path):
+    """A copy in which anger sounds sad and sadness angry: all wrong for one listener, all there for the other."""
+    other = {"ang": "sad", "sad": "ang"}
+    turned = {utt: speech(other[utt.split("-")[1]], int(utt[1]), 7) for utt in original.utts}
+    copy = a_set(tmp_path / "copy", turned, labels(turned))
+    assert value(Ser().score(original, copy, tmp_path, Resources())) < 10
+    adapted = Ser(heard="anonymized").score(original, copy, tmp_path, Resources())
+    assert value(adapted) > 90 and "the anonymized speech of the other folds" in adapted[0].notes
+    plain = Ser(heard="anonymized").score(original, None, tmp_path, Resources())
+    assert value(plain) == value(Ser().score(original, None, tmp_path, Resources()))
+    with pytest.raises(UserError, match="heard 'anonymized' with backend 'wav2vec2'"):
+        Ser(backend="wav2vec2", heard="anonymized")
+
+
 def test_same_seed_same_numbers_for_any_number_of_processes(original, tmp_path):
     one = Ser().score(original, None, tmp_path, Resources(jobs=1))
     assert Ser().score(original, None, tmp_path, Resources(jobs=2)) == one

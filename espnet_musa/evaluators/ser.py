@@ -1,7 +1,8 @@
 """Speech emotion recognition: how much of the emotion is still heard after anonymization.
 
 Cross-validated over speakers: the speakers are dealt into folds, and the utterances of a fold are recognised by a
-classifier that has heard none of its speakers. Original and anonymized speech get the same classifiers.
+classifier that has heard none of its speakers. Original and anonymized speech get the same classifiers, unless `heard`
+says otherwise.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 BACKENDS = ("recipe", "wav2vec2")
+HEARD = ("original", "anonymized")
 _DRAWS = 200  # assignments of speakers to folds that are tried
 
 
@@ -40,6 +42,8 @@ class Ser(SingleEvaluator):
         folds: number of folds where the set has no `spk2fold` (fewer if it has fewer speakers).
         reading: "vpc2024" (mean over folds) or "pooled", see `metrics.uar`.
         bootstrap: draws of speakers behind the interval; 0: none.
+        heard: what the recipe's classifier learns from: "original" speech, or what the same system "anonymized". The
+            former tells whether emotion sounds as it did, the latter whether it is there for who knows the system.
     """
 
     def __init__(
@@ -49,14 +53,17 @@ class Ser(SingleEvaluator):
         folds: int = 5,
         reading: str = "vpc2024",
         bootstrap: int = 1000,
+        heard: str = "original",
     ) -> None:
-        for name, known in ((backend, BACKENDS), (reading, READINGS)):
+        for name, known in ((backend, BACKENDS), (reading, READINGS), (heard, HEARD)):
             if name not in known:
-                raise UserError(f"unknown backend or reading '{name}'{suggest(name, known)}")
+                raise UserError(f"unknown backend, reading or heard '{name}'{suggest(name, known)}")
+        if (backend, heard) == ("wav2vec2", "anonymized"):
+            raise UserError("heard 'anonymized' with backend 'wav2vec2'", expected="backend 'recipe'")
         if folds < 2:
             raise UserError(f"{folds} folds", expected="at least 2")
         self.backend, self.model, self.folds = backend, model, folds
-        self.reading, self.bootstrap = reading, bootstrap
+        self.reading, self.bootstrap, self.heard = reading, bootstrap, heard
 
     def score(
         self, original: DataDir, anonymized: DataDir | None, out: Path, resources: Resources
@@ -82,7 +89,9 @@ class Ser(SingleEvaluator):
         problems.raise_if_any()
         utt2spk = original.table("utt2spk")
         fold = {utt: folds[utt2spk[utt]] for utt in original.utts}
-        classifier = self._classifier(original, classes, fold, resources)
+        heard = "original" if anonymized is None else self.heard
+        known = original if heard == "original" else scored
+        classifier = self._classifier(original, known, heard, classes, fold, resources)
         classifier.check(classes, sorted(set(folds.values())))
         found = classifier.recognize({utt: scored.audio_path(utt) for utt in scored.utts}, fold)
         names = [*classes, "other"]
@@ -91,7 +100,13 @@ class Ser(SingleEvaluator):
         return self._metrics(original, classes, folds, found, classifier.notes, resources.seed)
 
     def _classifier(
-        self, original: DataDir, classes: list[str], fold: dict[str, str], resources: Resources
+        self,
+        original: DataDir,
+        known: DataDir,
+        heard: str,
+        classes: list[str],
+        fold: dict[str, str],
+        resources: Resources,
     ) -> Classifier:
         from .ser_classifiers import (
             Functionals,
@@ -107,7 +122,7 @@ class Ser(SingleEvaluator):
             return Wav2vec2(models.find(self.model), resources.device)
         label = {utt: classes.index(emotion) for utt, emotion in original.table("utt2emo").items()}
         return Functionals(
-            {utt: original.audio_path(utt) for utt in original.utts}, label, fold, resources.jobs
+            {utt: known.audio_path(utt) for utt in known.utts}, label, fold, resources.jobs, heard
         )
 
     def _folds(self, data: DataDir, classes: list[str], seed: int) -> dict[str, str]:

@@ -34,24 +34,30 @@ class Classifier(Protocol):
 
 
 class Functionals:
-    """Logistic regression on `ser_features`, trained on the original speech of the other folds' speakers.
+    """Logistic regression on `ser_features`, trained on the speech of the other folds' speakers.
 
     Classes weigh alike, features are standardised over the training speakers together. They are not standardised for
     each speaker: that needs all of a speaker's utterances and their identity, which who hears one utterance lacks.
 
     Args:
-        paths: original utterances.
+        paths: utterances to learn from.
         emotion: (utterance -> index of its class).
         fold: (utterance -> fold).
         jobs: processes.
+        heard: what those utterances are, for the notes: original or anonymized.
     """
 
-    notes = "logistic regression on functionals, trained on the original speech of the other folds"
     penalty = 0.01  # scikit-learn's C; any from 0.001 to 0.1 gives the same UAR within a point on EMO-DB
 
     def __init__(
-        self, paths: Mapping[str, Path], emotion: Mapping[str, int], fold: Mapping[str, str], jobs: int
-    ):
+        self,
+        paths: Mapping[str, Path],
+        emotion: Mapping[str, int],
+        fold: Mapping[str, str],
+        jobs: int,
+        heard: str = "original",
+    ) -> None:
+        self.notes = f"logistic regression on functionals, trained on the {heard} speech of the other folds"
         self._paths, self._emotion, self._fold, self._jobs = paths, emotion, fold, jobs
         self._features: dict[Path, np.ndarray] = {}
 
