@@ -8,6 +8,7 @@ from pathlib import Path
 import asr_models
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from tiny_sets import GENDERS, make_set, tone
 
@@ -20,6 +21,7 @@ from espnet_musa.evaluators.asr_backends.recipe_train import train
 from espnet_musa.evaluators.asr_backends.sphinx import Pocketsphinx
 from espnet_musa.evaluators.asr_backends.wav2vec2_ctc import Wav2vec2Ctc
 from espnet_musa.evaluators.asr_backends.whisper import Whisper
+from espnet_musa.tokenizer.phones import Phones
 
 TINY = AsrTrainConfig(
     mel_bands=20,
@@ -260,10 +262,20 @@ def test_pocketsphinx_does_not_depend_on_what_came_before():
 
 
 @pytest.mark.real
+def test_pocketsphinx_forgets_the_noise_of_the_recording_before(real_speech: Path):
+    folder = real_speech / "librispeech/LibriSpeech/test-other/1688/142285"
+    wavs = [sf.read(folder / f"1688-142285-000{i}.flac", dtype="float32")[0] for i in (5, 9)]
+    recognizer, phones = Pocketsphinx(), Phones()
+    alone, heard = recognizer.transcribe(wavs[1:], ["en"]), phones.recognize(wavs[1])
+    for _ in range(2):
+        assert recognizer.transcribe(wavs, ["en", "en"])[1:] == alone
+        phones.recognize(wavs[0])
+        assert phones.recognize(wavs[1]) == heard
+
+
+@pytest.mark.real
 def test_pocketsphinx_hears_words(real_speech: Path):
     """A clear sentence of LibriSpeech: most words are right."""
-    import soundfile as sf
-
     from espnet_musa.metrics.text_norm import vpc
     from espnet_musa.metrics.wer import count
 

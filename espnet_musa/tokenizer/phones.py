@@ -65,6 +65,7 @@ class Phones(Teacher):
     def recognize(self, wav: np.ndarray) -> list[tuple[str, int, int]]:
         """Phones of (T,) samples with their first frame of 10 ms and the one behind their last; may be empty."""
         decoder = self._decoder
+        decoder.reinit_feat()  # forgets the noise of the recording before
         decoder.start_utt()
         samples = np.clip(np.round(wav * 32768), -32768, 32767).astype("<i2")
         decoder.process_raw(samples.tobytes(), full_utt=True)

@@ -18,8 +18,8 @@ class Pocketsphinx:
     Huggins-Daines et al., "PocketSphinx: a free, real-time continuous speech recognition system for hand-held devices",
     ICASSP 2006. Far behind neural recognizers: its error rates compare systems, they do not measure intelligibility.
 
-    Differs from its defaults: cepstral means are those of the utterance (`cmn: batch`), so that what was decoded before
-    does not matter.
+    Differs from its defaults: cepstral means are those of the utterance (`cmn: batch`), and the noise that it removes is
+    estimated anew for each, so that what was decoded before does not matter.
 
     Args:
         jobs: processes, over utterances.
@@ -50,6 +50,7 @@ def _decoder() -> Any:
 def _decode(audio: bytes) -> str:
     """The text of 16-bit samples; empty if nothing was recognized."""
     decoder = _decoder()
+    decoder.reinit_feat()  # forgets the noise of the recording before
     decoder.start_utt()
     decoder.process_raw(audio, full_utt=True)
     decoder.end_utt()
