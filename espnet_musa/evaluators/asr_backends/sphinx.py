@@ -18,8 +18,8 @@ class Pocketsphinx:
     Huggins-Daines et al., "PocketSphinx: a free, real-time continuous speech recognition system for hand-held devices",
     ICASSP 2006. Far behind neural recognizers: its error rates compare systems, they do not measure intelligibility.
 
-    Differs from its defaults: cepstral means are those of the utterance (`cmn: batch`), and the noise that it removes is
-    estimated anew for each, so that what was decoded before does not matter.
+    Differs from its defaults: cepstral means are those of the utterance (`cmn: batch`), and noise is estimated anew for
+    each, so that what was decoded before does not matter.
 
     Args:
         jobs: processes, over utterances.
