@@ -88,20 +88,28 @@ def test_settings_and_targets_apply(tmp_path):
     assert (tmp_path / "1.wav").read_bytes() != (tmp_path / "2.wav").read_bytes()
 
 
-def test_a_public_draw_is_said_and_can_be_replaced(tmp_path, caplog):
-    logging.getLogger("espnet_musa").addHandler(caplog.handler)
+@pytest.fixture
+def told(caplog, monkeypatch):
+    """`caplog` that hears our messages once each, whatever an earlier test did to the logger."""
+    logger = logging.getLogger("espnet_musa")
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_a_public_draw_is_said_and_can_be_replaced(tmp_path, told):
     sf.write(tmp_path / "a.wav", voice(0), 16000)
     for out, seed, change in (("1", 1, []), ("2", 2, []), ("3", 1, ["uniform"]), ("4", 2, ["uniform"])):
         words = [w for c in change for w in ("--set", f"b2_mcadams.target.policy={c}")]
         anonymize(tmp_path / "a.wav", tmp_path / f"{out}.wav", "--seed", seed, *words)
     files = [(tmp_path / f"{n}.wav").read_bytes() for n in "1234"]
     assert files[0] == files[1] and files[2] != files[3]
-    assert [r.levelname for r in caplog.records if "published constant" in r.getMessage()] == ["WARNING"] * 2
+    assert [r.levelname for r in told.records if "published constant" in r.getMessage()] == ["WARNING"] * 2
 
 
-def test_channels(tmp_path, caplog):
+def test_channels(tmp_path, told):
     """The mean by default, with one line of notice; or the first; or an error."""
-    logging.getLogger("espnet_musa").addHandler(caplog.handler)
     both = np.stack([voice(0), voice(1)], 1)
     (tmp_path / "in").mkdir()
     for name, wav in (("s", both), ("t", both), ("mean", both.mean(1)), ("first", both[:, 0])):
@@ -114,21 +122,20 @@ def test_channels(tmp_path, caplog):
             anonymize(tmp_path / f"in/{name}.wav", tmp_path / f"{name}-{choice}.wav", "--channels", choice)
         same = [(tmp_path / f"{name}-{choice}.wav").read_bytes() for name in ("s", choice)]
         assert same[0] == same[1]
-    caplog.clear()
+    told.clear()
     anonymize(tmp_path / "in", tmp_path / "out")
-    told = {r.getMessage() for r in caplog.records if "(--channels)" in r.getMessage()}
-    assert told == {f"{tmp_path}/in/s.wav has 2 channels: their mean is taken (--channels)"}
+    notices = {r.getMessage() for r in told.records if "(--channels)" in r.getMessage()}
+    assert notices == {f"{tmp_path}/in/s.wav has 2 channels: their mean is taken (--channels)"}
 
 
-def test_a_long_recording_shows_its_seconds(tmp_path, caplog, monkeypatch):
-    logging.getLogger("espnet_musa").addHandler(caplog.handler)
+def test_a_long_recording_shows_its_seconds(tmp_path, told, monkeypatch):
     monkeypatch.setattr(log, "_EVERY", 0.0)
     sf.write(tmp_path / "a.wav", voice(0, 45.0), 16000)
     anonymize(tmp_path / "a.wav", tmp_path / "o.wav")
-    lines = [r.getMessage() for r in caplog.records]
+    lines = [r.getMessage() for r in told.records]
     assert {"a.wav: reading: 45 of 45 s of audio", "a.wav: b2_mcadams: 10 of 45 s of audio"} <= set(lines)
     anonymize(tmp_path / "a.wav", tmp_path / "p.wav", system="dsp_f0")
-    shown = [r.getMessage() for r in caplog.records if "dsp_f0" in r.getMessage()]
+    shown = [r.getMessage() for r in told.records if "dsp_f0" in r.getMessage()]
     assert shown[0] == "a.wav: dsp_f0, analysis: 31 of 45 s of audio"
     assert "a.wav: dsp_f0: 45 of 45 s of audio" in shown
     assert any(re.fullmatch(r"b2_mcadams: 1 made, 45.0 s of audio in .* s: .*o.wav", line) for line in lines)
